@@ -1,0 +1,1 @@
+"""CED audio encoder for lavcap, with both of its front ends."""

@@ -1,0 +1,1 @@
+"""CLIP visual encoder for lavcap through transformers; timm models through the extra [timm]."""
