@@ -60,7 +60,16 @@ Modality = Literal["audio", "visual", "fused"]
 class Config(BaseModel):
     """Base of every component's configuration: unknown keys are errors, instances don't change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
+    # Strict: YAML knows numbers from text, so "0.1" for a number is a mistake and not to be guessed at.
+    # Lists of a spec arrive as tuples, so that a configuration can't change after it was checked.
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+    )
 
 
 class Tune(Config):
@@ -181,15 +190,24 @@ class Component:
 class RecipeSlot:
     """A key of the spec that holds a component.
 
+    Slots are wired in the order in which a recipe declares them: each takes what earlier ones gave, by name, and what
+    it gives replaces what was there under that name.
+
     Attributes:
         kind: kind of the component.
         required: whether a spec must have it.
+        takes: names of the ports that it takes, of those that are there.
+        needs_all: whether it is left out where one of them is missing, as an aligner with one modality is.
         default: what is used where a spec says nothing, as in the spec, or None for nothing.
+        help: what to write where a required one is missing.
     """
 
     kind: str
     required: bool = False
+    takes: tuple[str, ...] = ()
+    needs_all: bool = False
     default: Mapping[str, Any] | None = None
+    help: str | None = None
 
 
 def require_equal_width(inputs: Mapping[str, Port], help: str) -> int | str:

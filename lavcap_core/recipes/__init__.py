@@ -1,0 +1,1 @@
+"""Recipes: procedures with named stages and declared slots."""

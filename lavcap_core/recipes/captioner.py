@@ -1,0 +1,179 @@
+"""The recipe `captioner`: encoders, aligner, fuser, decoder, in one stage (LAVCap, Fig. 1).
+
+Shapes: B batch, N_a audio tokens, N_v visual tokens, N fused tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lavcap_core.component import Port
+from lavcap_core.data import Aligned, Padded, Tokens
+from lavcap_core.interfaces import Aligner, AudioEncoder, Decoder, Fuser, Generate, VisualEncoder
+from lavcap_core.media import Clip, Request
+
+if TYPE_CHECKING:
+    from lavcap_core.build import Builder
+    from lavcap_core.builtin import CaptionerConfig, Windows
+
+__all__ = ["Captioner", "Losses", "build", "merge_windows"]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Terms of the loss of a batch (LAVCap eq. 9).
+
+    Attributes:
+        total: scalar, caption + alignment.
+        caption: scalar, mean cross-entropy of the caption tokens (eq. 8).
+        alignment: scalar, mean weighted alignment loss over samples with both modalities (eq. 4), or None.
+        tokens: number of caption tokens in the mean.
+    """
+
+    total: Tensor
+    caption: Tensor
+    alignment: Tensor | None
+    tokens: Tensor
+
+
+class Captioner(nn.Module):
+    """Says what is heard and seen in a clip.
+
+    Args:
+        audio_encoder: sound to tokens, or None for a pipeline that only sees.
+        visual_encoder: frames to tokens, or None for a pipeline that only hears.
+        aligner: says which tokens correspond, or None.
+        fuser: one sequence out of two.
+        decoder: tokens to text.
+        windows: how clips longer than a window are cut, as in the spec.
+    """
+
+    def __init__(
+        self,
+        audio_encoder: AudioEncoder | None,
+        visual_encoder: VisualEncoder | None,
+        aligner: Aligner | None,
+        fuser: Fuser,
+        decoder: Decoder,
+        windows: Windows,
+    ) -> None:
+        super().__init__()
+        self.audio_encoder = audio_encoder
+        self.visual_encoder = visual_encoder
+        self.aligner = aligner
+        self.fuser = fuser
+        self.decoder = decoder
+        self.windows = windows
+
+    def request(self) -> Request:
+        """What to read of a file."""
+        visual = self.visual_encoder
+        return Request(
+            audio=self.audio_encoder is not None,
+            frames=visual.frames if visual is not None else 0,
+            image_size=visual.image_size if visual is not None else 224,
+            window=self.windows.seconds,
+            hop=self.windows.hop,
+            limit=self.windows.limit,
+        )
+
+    def prepare(self, clip: Clip) -> tuple[Tensor | None, Tensor | None]:
+        """Features of one window for both encoders, on the CPU; None for what the clip or the pipeline lacks."""
+        audio = visual = None
+        if self.audio_encoder is not None and clip.waveform is not None and len(clip.waveform):
+            audio = self.audio_encoder.prepare(clip)
+        if self.visual_encoder is not None and clip.frames is not None and len(clip.frames):
+            visual = self.visual_encoder.prepare(clip)
+        return audio, visual
+
+    def encode(
+        self, audio: Padded | None, visual: Padded | None, seconds: Tensor | None = None
+    ) -> tuple[Tokens | None, Tokens | None]:
+        """Tokens of both modalities; ``seconds`` [B] are the windows' lengths (default: the spec's)."""
+        sounds = self.audio_encoder(audio) if self.audio_encoder is not None and audio is not None else None
+        if self.visual_encoder is None or visual is None:
+            return sounds, None
+        pictures = self.visual_encoder(visual)
+        if pictures.times is not None:  # fractions of the window, as the encoder can't know its length
+            length = self.windows.seconds if seconds is None else seconds.to(pictures.times)[:, None]
+            pictures = replace(pictures, times=pictures.times * length)
+        return sounds, pictures
+
+    def fuse(self, audio: Tokens | None, visual: Tokens | None) -> tuple[Tokens, Aligned | None]:
+        """Aligns where both modalities are there, and fuses."""
+        if self.aligner is None or audio is None or visual is None:
+            return self.fuser(audio, visual, None), None
+        aligned = self.aligner(audio, visual)
+        return self.fuser(aligned.audio, aligned.visual, aligned.alignment), aligned
+
+    def loss(
+        self,
+        audio: Tokens | None,
+        visual: Tokens | None,
+        captions: Sequence[str],
+        prompts: Sequence[str] | None = None,
+    ) -> Losses:
+        """Loss of encoded clips against one caption each (LAVCap eq. 8-9)."""
+        tokens, aligned = self.fuse(audio, visual)
+        sums = self.decoder.loss(tokens, captions, prompts)
+        count = self.decoder.caption_tokens(captions).to(sums.device).sum()
+        caption = sums.sum() / count.clamp(min=1)
+        alignment = aligned.alignment.mean_loss(aligned.audio, aligned.visual) if aligned is not None else None
+        total = caption if alignment is None else caption + alignment
+        return Losses(total, caption, alignment, count)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        audio: Tokens | None,
+        visual: Tokens | None,
+        options: Generate,
+        prompts: Sequence[str] | None = None,
+    ) -> list[str]:
+        """Captions of encoded clips."""
+        tokens, _ = self.fuse(audio, visual)
+        return self.decoder.generate(tokens, options, prompts)
+
+
+def merge_windows(tokens: Tokens, groups: Sequence[Sequence[int]], starts: Sequence[float]) -> Tokens:
+    """Joins the tokens of each clip's windows into one row, window after window.
+
+    Args:
+        tokens: [W, N, D], one row per window.
+        groups: for each clip, the rows of its windows in order of time.
+        starts: for each window, its start in seconds, added to the tokens' times.
+
+    Returns:
+        [len(groups), N', D], where N' is the largest number of real tokens of a clip.
+    """
+    times = tokens.times
+    if times is not None:
+        times = times + torch.tensor(starts, dtype=times.dtype, device=times.device)[:, None]
+
+    def pack(values: Tensor) -> Tensor:
+        rows = [torch.cat([values[row][tokens.mask[row]] for row in group]) for group in groups]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+    mask = pack(torch.ones_like(tokens.mask))
+    return Tokens(pack(tokens.data), mask, pack(tokens.modality), None if times is None else pack(times))
+
+
+def build(config: CaptionerConfig, context: Builder) -> Captioner:
+    """Builds the parts in the order in which widths become known, and joins them."""
+    ports: dict[str, Port] = {}
+    parts: dict[str, Any] = {}
+    for name in ("audio_encoder", "visual_encoder", "aligner", "fuser", "decoder"):
+        parts[name] = context.build_slot(name, ports)
+    return Captioner(
+        parts["audio_encoder"],
+        parts["visual_encoder"],
+        parts["aligner"],
+        cast(Fuser, parts["fuser"]),
+        cast(Decoder, parts["decoder"]),
+        cast("Windows", cast(Mapping[str, Any], context.sections)["windows"]),
+    )
