@@ -211,17 +211,20 @@ class RecipeSlot:
 
 
 def require_equal_width(inputs: Mapping[str, Port], help: str) -> int | str:
-    """Width that audio and visual tokens share.
+    """Width that audio and visual tokens share; a number where one is known.
+
+    A width that is still a name passes: it may turn out equal, and is checked again when the component is built.
 
     Raises:
         PortError: P001 if both are there and their widths differ.
     """
     widths = {name: port.width for name, port in inputs.items() if name in ("audio", "visual")}
-    if len(set(widths.values())) > 1:
+    known = {width for width in widths.values() if isinstance(width, int)}
+    if len(known) > 1:
         raise PortError(
             "P001",
             "needs audio and visual tokens of one width: "
             f"audio_encoder gives {widths['audio']}, visual_encoder gives {widths['visual']}",
             help=help,
         )
-    return next(iter(widths.values()))
+    return known.pop() if known else next(iter(widths.values()))
