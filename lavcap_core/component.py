@@ -76,11 +76,11 @@ class Tune(Config):
     """How much of a pretrained model is trained (LAVCap, Table IV)."""
 
     mode: Literal["freeze", "lora", "finetune"] = "freeze"
-    rank: int = Field(8, ge=1, le=1024, description="Rank of the LoRA update.")
-    alpha: float = Field(32.0, gt=0, description="The LoRA update is scaled by alpha / rank.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout on the input of the LoRA update.")
+    rank: int = Field(default=8, ge=1, le=1024, description="Rank of the LoRA update.")
+    alpha: float = Field(default=32.0, gt=0, description="The LoRA update is scaled by alpha / rank.")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout on the input of the LoRA update.")
     targets: tuple[str, ...] | None = Field(
-        None, description="Names of the linear layers that get LoRA; None: query and value, as in the paper."
+        default=None, description="Names of the linear layers that get LoRA; None: query and value, as in the paper."
     )
 
 
