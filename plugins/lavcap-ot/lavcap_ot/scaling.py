@@ -1,0 +1,169 @@
+"""Sinkhorn iterations in three domains; every one walks through the same iterates.
+
+The plan is P = diag(f) K diag(g) with K = exp(-(C - min C) / epsilon). From f = 1, each iteration sets
+g = b / (K^T f), then f = a / (K g), so that the marginal a ends exact (Cuturi 2013, algorithm 1; LAVCap eq. 2-3).
+Shapes: cost C [B, N, M], weights a [B, N] and b [B, M].
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["LIMIT", "Method", "Solution", "solve"]
+
+Method = Literal["exponential", "stabilised", "log"]
+
+LIMIT = {torch.float32: 80.0, torch.float64: 640.0}
+"""Largest (max C - min C) / epsilon for which the exponential domain neither over- nor underflows."""
+
+# Absorbing the scalings this often bounds what they grow to in between: after the first iteration, which is done on
+# logarithms, one iteration changes a logarithm by at most log(N / min a), about 2 log N.
+_ABSORB_EVERY = 4
+
+# A CPU streams K and K^T once per iteration, so a block of samples whose kernels stay in cache is several times faster.
+_CACHE_BYTES = 1 << 20
+
+
+class Solution(NamedTuple):
+    """Result of the iterations; everything is 0 for a sample with an empty side.
+
+    Attributes:
+        plan: [B, N, M].
+        log_f: [B, N] logarithm of the row scaling of exp(-(C - min C) / epsilon), 0 where a is 0.
+        log_g: [B, M] logarithm of the column scaling, 0 where b is 0.
+        value: [B] <P, C> + epsilon <P, log P>.
+    """
+
+    plan: Tensor
+    log_f: Tensor
+    log_g: Tensor
+    value: Tensor
+
+
+def solve(cost: Tensor, a: Tensor, b: Tensor, epsilon: float, iterations: int, method: Method) -> Solution:
+    """Runs a fixed number of iterations, differentiably.
+
+    No value decides what is run, except on a CPU that isn't tracing: there a result that isn't finite, or a cost range
+    too large for the exponential domain, is computed again on logarithms.
+
+    Args:
+        cost: [B, N, M] float32 or float64; what it holds where a weight is 0 doesn't matter.
+        a: [B, N] weights, 0 on masked tokens, of sum 1 over the others.
+        b: [B, M] weights likewise.
+        epsilon: weight of the entropy, in units of the cost.
+        iterations: number of iterations.
+        method: domain in which they run.
+    """
+    eager_cpu = cost.device.type == "cpu" and not torch.compiler.is_compiling()
+    block = _block_size(cost) if eager_cpu else cost.shape[0]
+    if block >= cost.shape[0]:
+        return _solve_block(cost, a, b, epsilon, iterations, method, eager_cpu)
+    parts = zip(torch.split(cost, block), torch.split(a, block), torch.split(b, block), strict=True)
+    solved = [_solve_block(c, x, y, epsilon, iterations, method, eager_cpu) for c, x, y in parts]
+    return Solution(*(torch.cat(pieces) for pieces in zip(*solved, strict=True)))
+
+
+def _block_size(cost: Tensor) -> int:
+    """Samples whose kernel and its transpose fit into the cache of a core."""
+    return max(1, _CACHE_BYTES // (2 * cost.shape[1] * cost.shape[2] * cost.element_size()))
+
+
+def _solve_block(
+    cost: Tensor, a: Tensor, b: Tensor, epsilon: float, iterations: int, method: Method, may_fall_back: bool
+) -> Solution:
+    valid = (a > 0)[:, :, None] & (b > 0)[:, None, :]
+    alive = valid.flatten(1).any(dim=1)
+    # The shift is a gauge: it changes f and g by factors and no plan, hence no gradient flows through it.
+    low = cost.detach().masked_fill(~valid, torch.inf).amin(dim=(1, 2)).masked_fill(~alive, 0.0)
+    # Zeros on masked entries make K one there: their scalings are 0 anyway, and no division meets a zero.
+    logits = torch.where(valid, (low[:, None, None] - cost) / epsilon, 0.0)
+    # A sample with an empty side runs on made-up weights, and its result is discarded.
+    rows = torch.where(alive[:, None], a, 1.0 / a.shape[1])
+    columns = torch.where(alive[:, None], b, 1.0 / b.shape[1])
+    plan, log_f, log_g = _run(method, logits, rows, columns, iterations, may_fall_back)
+    plan = torch.where(alive[:, None, None], plan, 0.0)
+    log_f, log_g = torch.where(a > 0, log_f, 0.0), torch.where(b > 0, log_g, 0.0)
+    value = low * a.sum(dim=1) + epsilon * ((a * log_f).sum(dim=1) + (plan.sum(dim=1) * log_g).sum(dim=1))
+    return Solution(plan, log_f, log_g, torch.where(alive, value, 0.0))
+
+
+_Scaled = tuple[Tensor, Tensor, Tensor]
+
+
+def _run(method: Method, logits: Tensor, a: Tensor, b: Tensor, iterations: int, may_fall_back: bool) -> _Scaled:
+    if method == "log":
+        return _logarithmic(logits, a, b, iterations)
+    if method == "stabilised":
+        scaled = _stabilised(logits, a, b, iterations)
+    elif may_fall_back and bool(logits.detach().amin() < -LIMIT[logits.dtype]):
+        return _logarithmic(logits, a, b, iterations)
+    else:
+        scaled = _exponential(logits, a, b, iterations)
+    if may_fall_back and not all(bool(part.detach().isfinite().all()) for part in scaled):
+        return _logarithmic(logits, a, b, iterations)
+    return scaled
+
+
+def _exponential(logits: Tensor, a: Tensor, b: Tensor, iterations: int) -> _Scaled:
+    kernel = logits.exp()
+    f, g = _iterate(kernel, a, b, (a > 0).to(a.dtype), iterations)
+    return _spread(f, kernel, g), _safe_log(f), _safe_log(g)
+
+
+def _iterate(kernel: Tensor, a: Tensor, b: Tensor, f: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """Scalings f [B, N] and g [B, M] after some iterations from f."""
+    # Row vectors times contiguous matrices: with column vectors the same products take ten times as long on a CPU.
+    transposed = kernel.transpose(1, 2).contiguous()
+    rows, columns, f = a[:, None], b[:, None], f[:, None]
+    g = columns
+    for _ in range(iterations):
+        g = columns / torch.bmm(f, kernel)
+        f = rows / torch.bmm(g, transposed)
+    return f[:, 0], g[:, 0]
+
+
+def _stabilised(logits: Tensor, a: Tensor, b: Tensor, iterations: int) -> _Scaled:
+    """Scalings relative to potentials that are moved into the kernel every few iterations (Schmitzer 2019)."""
+    log_f, log_g = _log_iteration(logits, _log_weights(a), _log_weights(b), (a > 0).to(a.dtype).log())
+    plan = (log_f[:, :, None] + logits + log_g[:, None, :]).exp()
+    for start in range(1, iterations, _ABSORB_EVERY):
+        f, g = _iterate(plan, a, b, (a > 0).to(a.dtype), min(_ABSORB_EVERY, iterations - start))
+        log_f, log_g = log_f + _safe_log(f), log_g + _safe_log(g)
+        plan = (log_f[:, :, None] + logits + log_g[:, None, :]).exp()
+    return plan, _finite(log_f, a), _finite(log_g, b)
+
+
+def _logarithmic(logits: Tensor, a: Tensor, b: Tensor, iterations: int) -> _Scaled:
+    log_a, log_b = _log_weights(a), _log_weights(b)
+    log_f = log_g = (a > 0).to(a.dtype).log()
+    for _ in range(iterations):
+        log_f, log_g = _log_iteration(logits, log_a, log_b, log_f)
+    plan = (log_f[:, :, None] + logits + log_g[:, None, :]).exp()
+    return plan, _finite(log_f, a), _finite(log_g, b)
+
+
+def _log_iteration(logits: Tensor, log_a: Tensor, log_b: Tensor, log_f: Tensor) -> tuple[Tensor, Tensor]:
+    log_g = log_b - torch.logsumexp(logits + log_f[:, :, None], dim=1)
+    return log_a - torch.logsumexp(logits + log_g[:, None, :], dim=2), log_g
+
+
+def _log_weights(weights: Tensor) -> Tensor:
+    """Logarithm, -inf (and without gradient) where a weight is 0."""
+    return torch.where(weights > 0, _safe_log(weights), -torch.inf)
+
+
+def _safe_log(scaling: Tensor) -> Tensor:
+    """Logarithm, 0 where the argument is 0."""
+    return torch.where(scaling > 0, scaling, 1.0).log()
+
+
+def _finite(log_scaling: Tensor, weights: Tensor) -> Tensor:
+    return torch.where(weights > 0, log_scaling, 0.0)
+
+
+def _spread(f: Tensor, kernel: Tensor, g: Tensor) -> Tensor:
+    """diag(f) K diag(g)."""
+    return f[:, :, None] * kernel * g[:, None, :]
