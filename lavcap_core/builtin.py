@@ -70,8 +70,6 @@ class TorchConfig(Config):
     )
 
 
-
-
 captioner = Component(
     kind="recipe",
     name="captioner",

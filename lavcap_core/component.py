@@ -25,6 +25,7 @@ from lavcap_core.errors import PortError
 __all__ = [
     "API",
     "KINDS",
+    "SLOT_MARK",
     "Component",
     "Config",
     "Context",
@@ -53,6 +54,8 @@ KINDS = (
     "weights",
 )
 """Kinds of component that a spec or another component may name; each is an entry-point group ``lavcap.<kind>``."""
+
+SLOT_MARK = "x-lavcap-slot"
 
 Modality = Literal["audio", "visual", "fused"]
 
@@ -119,6 +122,10 @@ class Slot:
     """Marks a configuration field that holds a component: ``transport: Annotated[Use, Slot("transport")]``."""
 
     kind: str
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        # What may stand here depends on what is installed: `lavcap_core.schema` puts it in the mark's place.
+        return {SLOT_MARK: self.kind}
 
 
 @dataclass(frozen=True)

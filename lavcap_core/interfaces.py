@@ -60,9 +60,11 @@ class VisualEncoder(Protocol):
         """Features of one clip that has frames, [T, ...] with T frames; runs on a worker, without the model."""
 
     def __call__(self, batch: Padded) -> Tokens:
-        """Tokens [B, N, D] of prepared features. Their times are relative: token i of a sample with T frames covers
-        fractions i/T to (i+1)/T of the clip (the recipe scales them to seconds); a sample of length 0 gets an
-        all-False mask."""
+        """Tokens [B, N, D] of prepared features; a sample of length 0 gets an all-False mask.
+
+        Their times are relative: a token of frame i of a sample with T frames covers fractions i/T to (i+1)/T of the
+        window; the recipe scales them to seconds.
+        """
 
 
 @dataclass(frozen=True)

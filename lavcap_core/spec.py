@@ -6,7 +6,7 @@ Everything that can be said without building a component is said here, all probl
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from lavcap_core.component import Component, Config, LocalPath, Slot, Use, _PathMark
+from lavcap_core.component import Component, Config, LocalPath, RecipeSlot, Slot, Use, _PathMark
 from lavcap_core.errors import LavcapError, PluginError, Problem, SpecError
 from lavcap_core.ports import Wiring, wire
 from lavcap_core.registry import Registry, installed, suggest
@@ -299,9 +299,7 @@ def _put(node: Node, path: Sequence[str], value: Node) -> Node:
     return Node(items, node.line, node.column, node.file, node.key, node.lines)
 
 
-def read(
-    file: str | Path, overrides: Sequence[str] = (), registry: Registry | None = None
-) -> Spec:
+def read(file: str | Path, overrides: Sequence[str] = (), registry: Registry | None = None) -> Spec:
     """Reads and checks a spec.
 
     Args:
@@ -375,11 +373,12 @@ def _node(value: Any, like: Node) -> Node:
     return Node(value, file=like.file)
 
 
-def _add_slot_help(problems: list[Problem], start: int, slots: Mapping[str, Any]) -> None:
+def _add_slot_help(problems: list[Problem], start: int, slots: Mapping[str, RecipeSlot]) -> None:
     for i in range(start, len(problems)):
         problem = problems[i]
-        if problem.code == "S003" and problem.key in slots and slots[problem.key].help:
-            problems[i] = Problem(**{**vars(problem), "help": slots[problem.key].help})
+        slot = slots.get(problem.key or "")
+        if problem.code == "S003" and slot is not None and slot.help:
+            problems[i] = replace(problem, help=slot.help)
 
 
 def check_component(kind: str, name: str, settings: Mapping[str, Any], registry: Registry | None = None) -> Use:

@@ -1,0 +1,41 @@
+"""Presets: specs that come with a distribution, found through the entry points ``lavcap.preset``.
+
+An entry point ``name = "package.folder:file"`` names the resource ``package/folder/file.yaml``; nothing is imported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from lavcap_core.errors import PluginError
+from lavcap_core.registry import Entry, installed
+
+__all__ = ["find", "names", "path"]
+
+
+def names() -> list[str]:
+    """Names of the installed presets."""
+    return sorted({entry.name for entry in installed().entries("preset")})
+
+
+def find(name: str) -> Path | None:
+    """File of an installed preset; None for what looks like a file or is no preset."""
+    if name not in names():
+        return None
+    return path(installed().find("preset", name))
+
+
+def path(entry: Entry) -> Path:
+    """File of a preset.
+
+    Raises:
+        PluginError: R007 if the distribution doesn't hold it.
+    """
+    package, *folders = entry.module.split(".")
+    found = importlib.util.find_spec(package)
+    for root in (found.submodule_search_locations or ()) if found else ():
+        file = Path(root, *folders, f"{entry.attribute}.yaml")
+        if file.is_file():
+            return file
+    raise PluginError("R007", f"{entry.distribution} {entry.version} doesn't hold its preset '{entry.name}'")

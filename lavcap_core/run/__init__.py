@@ -1,0 +1,1 @@
+"""Runs: captioning many clips, training, evaluating."""
