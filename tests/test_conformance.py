@@ -508,6 +508,11 @@ class MeanOfNothing(Decoder):
         return kept.sum(dim=1) / tokens.mask.sum(dim=1)[:, None]
 
 
+class NeedsAToken(Decoder):
+    def summary(self, tokens: Tokens) -> Tensor:
+        return super().summary(tokens) + (1 if tokens.data.shape[1] == 0 else 0)
+
+
 class Deaf(Decoder):
     def summary(self, tokens: Tokens) -> Tensor:
         return 0 * mean(tokens)[:, 0]
@@ -539,6 +544,7 @@ DECODERS = [
     ("check_caption_tokens", SameCount),
     ("check_padding_invariance", HearsPadding),
     ("check_missing_modality", MeanOfNothing),
+    ("check_missing_modality", NeedsAToken),
     ("check_listens", Deaf),
     ("check_generates_text", OneCaption),
     ("check_deterministic_in_eval", Forgetful),

@@ -129,7 +129,7 @@ def _same_row(batch: Aligned, where: Tensor, row: int, single: Aligned, what: st
 
 
 def check_missing_modality(make: Make) -> None:
-    """A sample that lacks a modality gets plan 0 and loss 0, and leaves the others unmoved."""
+    """A sample that lacks a modality, by mask or by an empty tensor, gets plan and loss 0 and leaves others unmoved."""
     aligner = _aligner(make)
     audio, visual = both()
     complete = _align(aligner, audio, visual)
@@ -138,12 +138,14 @@ def check_missing_modality(make: Make) -> None:
         alignment = aligned.alignment
         assert bool(torch.isfinite(alignment.similarity).all()), "similarity isn't finite"
         assert alignment.plan is None or not bool(alignment.plan[1].any()), "a plan for a sample without both"
-        assert alignment.loss is None or float(alignment.loss[1]) == 0, "a loss for a sample without both"
+        assert alignment.loss is None or not bool(alignment.loss[1].any()), "a loss for a sample without both"
         for side in (aligned.audio, aligned.visual):
             assert bool(torch.isfinite(side.data[side.mask]).all()), "tokens aren't finite"
         pairs = _pairs(audio, visual)
         for row in (0, 2):
             _same(complete, pairs, aligned, pairs, range(row, row + 1), "beside a sample without both")
+        single = _align(aligner, only(parts[0], 1), only(parts[1], 1))
+        _same_row(aligned, _pairs(*parts)[1], 1, single, "without both, masked or empty")
 
 
 def check_no_inputs_mutated(make: Make) -> None:

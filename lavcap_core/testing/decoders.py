@@ -69,7 +69,9 @@ def check_missing_modality(make: Make) -> None:
     lacking = Tokens(tokens.data, tokens.mask & keep, tokens.modality, tokens.times)
     with torch.no_grad():
         loss, complete = _loss(decoder, lacking), _loss(decoder, tokens)
+        empty = _loss(decoder, only(lacking, 1), _CAPTIONS[1:2])
     assert bool(torch.isfinite(loss).all()), "loss isn't finite for a sample without tokens"
+    close(empty, loss[1:2], "loss of no tokens, masked or empty", 1e-3)
     close(loss[[0, 2]], complete[[0, 2]], "loss beside a sample without tokens", 1e-3)
     assert len(decoder.generate(lacking, _OPTIONS)) == 3, "not a caption for each sample"
 

@@ -1,0 +1,1 @@
+"""A fuser for lavcap: each token plus the mean of the other modality, through a learned gate."""
