@@ -116,9 +116,7 @@ def _htk_bank() -> Tensor:
 def _kaldi_bank() -> Tensor:
     low, high = (1127 * log(1 + hertz / 700) for hertz in (20, SAMPLE_RATE / 2))
     corners = torch.linspace(low, high, MELS + 2, dtype=torch.float64)
-    bank = _triangles(corners, 1127 * torch.log(1 + _frequencies() / 700))
-    bank[-1] = 0  # Kaldi leaves the Nyquist frequency out
-    return bank
+    return _triangles(corners, 1127 * torch.log(1 + _frequencies() / 700))
 
 
 def _triangles(corners: Tensor, positions: Tensor) -> Tensor:

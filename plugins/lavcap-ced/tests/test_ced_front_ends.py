@@ -41,8 +41,9 @@ def test_kaldi_features_are_shifted_and_scaled(waveform, golden):
     torch.testing.assert_close(kaldi(waveform), (golden["kaldi"] + 4.346) / 4.332, atol=1e-4, rtol=0)
 
 
-def test_kaldi_removes_the_mean_of_the_clip():
-    noise = torch.randn(4000, generator=torch.Generator().manual_seed(0)) * 0.1
+@pytest.mark.parametrize("samples", [300, 4000])  # where no zeros are appended, each frame's own mean is enough
+def test_kaldi_removes_the_mean_of_the_clip(samples):
+    noise = torch.randn(samples, generator=torch.Generator().manual_seed(0)) * 0.1
     torch.testing.assert_close(kaldi(noise + 0.3), kaldi(noise), atol=1e-3, rtol=0)
 
 

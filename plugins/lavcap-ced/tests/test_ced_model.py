@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from lavcap_ced.model import Ced, Geometry
 from lavcap_ced.plugin import WIDTHS
+from lavcap_core.component import Tune
+from lavcap_core.tuning import apply_tune
 
 SMALL = Geometry(width=32, heads=2, depth=2)
 
@@ -172,3 +174,22 @@ def test_random_weights_depend_on_the_seed_alone():
     assert (one.norm.weight == 1).all()
     assert (one.blocks[0].attn.q_proj.bias == 0).all()
     assert state.numel()
+
+
+def test_epsilons_and_momentum():
+    model = network()
+    assert {part.eps for part in model.modules() if isinstance(part, torch.nn.LayerNorm)} == {1e-6}
+    assert (model.init_bn.eps, model.init_bn.momentum) == (1e-5, 0.01)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_lora_in_mixed_precision(autocast):
+    tune = Tune(mode="lora", rank=2)
+    model = apply_tune(network() if autocast else network().bfloat16(), tune, ("q_proj", "v_proj"))
+    x = features(2, 48)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        tokens, _ = model(x, full(x))
+        tokens.float().square().sum().backward()
+    gradients = [p.grad for name, p in model.named_parameters() if "lora_B" in name]
+    assert gradients
+    assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)

@@ -46,9 +46,9 @@ def _import_without_extension() -> None:
 def main(target: Path) -> None:
     """Writes both arrays and the version of torchaudio."""
     _import_without_extension()
-    import torchaudio
-    from torchaudio.compliance.kaldi import fbank
-    from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
+    import torchaudio  # type: ignore[import-not-found]
+    from torchaudio.compliance.kaldi import fbank  # type: ignore[import-not-found]
+    from torchaudio.transforms import AmplitudeToDB, MelSpectrogram  # type: ignore[import-not-found]
 
     waveform = torch.from_numpy(signal())[None]
     mel = MelSpectrogram(16000, n_fft=512, win_length=512, hop_length=160, f_min=0.0, f_max=8000.0, n_mels=64)
