@@ -188,7 +188,7 @@ def _llama_config(fields: dict[str, Any]) -> dict[str, Any]:
         "num_attention_heads": fields["llama.attention.head_count"],
         "num_key_value_heads": fields["llama.attention.head_count_kv"],
         "max_position_embeddings": fields["llama.context_length"],
-        "rms_norm_eps": 1e-5,
+        "rms_norm_eps": round(fields["llama.attention.layer_norm_rms_epsilon"], 9),
         "rope_theta": fields["llama.rope.freq_base"],
         "tie_word_embeddings": True,
         "bos_token_id": fields["tokenizer.ggml.bos_token_id"],

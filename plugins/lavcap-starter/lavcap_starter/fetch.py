@@ -162,6 +162,9 @@ class Store:
                 self._make(name, part)
 
     def _make(self, name: str, part: Part) -> None:
+        # Under the lock nobody else is at work: what lies there was left by a process that was killed.
+        for left in self.folder.glob(f".{name}-*"):
+            shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=f".{name}-") as scratch:
             made = Path(scratch) / "made"
             made.mkdir()
@@ -252,6 +255,8 @@ def _sha256(path: Path) -> str:
 def _sync(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
+            # safetensors writes for the owner alone; a cache may be shared.
+            path.chmod(0o644)
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
 
