@@ -168,6 +168,18 @@ def check_deterministic_in_eval(make: Make) -> None:
     assert torch.equal(first.data, second.data), "two calls differ"
 
 
+def check_inference_mode(make: Make) -> None:
+    """Without gradients, where torch takes faster paths, the tokens are the same, beside empty samples too."""
+    fuser = _fuser(make)
+    parts = tuple(spoiled(side) for side in both((7, 0, 5, 0), (3, 5, 0, 0)))
+    fused = _fuse(fuser, *parts)
+    with torch.inference_mode():
+        other = _fuse(fuser, *parts)
+    for row in range(4):
+        same_valid(fused, row, other, row, "without gradients")
+    assert bool(torch.isfinite(other.data).all()), "not finite without gradients"
+
+
 def check_gradients(make: Make) -> None:
     """Gradients reach the inputs, are finite even beside samples that lack a modality, and spare the padding."""
     fuser = _fuser(make)
@@ -195,5 +207,6 @@ CHECKS = (
     check_times_in_clip,
     check_no_inputs_mutated,
     check_deterministic_in_eval,
+    check_inference_mode,
     check_gradients,
 )

@@ -151,6 +151,18 @@ def test_gradient_reaches_every_parameter_and_both_inputs(kind):
     assert idle == []
 
 
+@pytest.mark.parametrize("kind", [CrossAttention, Joint])
+def test_mixed_precision_gives_about_the_same(kind):
+    fuser = made(kind)
+    audio, visual = both((7, 0, 5, 0), (3, 5, 0, 0), width=WIDTH)
+    with torch.no_grad():
+        exact = fuser(audio, visual, None)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = fuser(audio, visual, None)
+    assert torch.isfinite(rough.data).all()
+    torch.testing.assert_close(rough.data.float(), exact.data, atol=0.1, rtol=0.05)
+
+
 def test_sizes_of_the_paper():
     assert sum(p.numel() for p in CrossAttention(768, CrossAttentionConfig()).parameters()) == 4 * (768 * 768 + 768)
     assert sum(p.numel() for p in Joint(768, JointConfig()).parameters()) == 7_087_872

@@ -158,6 +158,17 @@ def test_gradient_reaches_every_parameter_and_both_inputs():
     assert idle == []
 
 
+def test_mixed_precision_gives_about_the_same():
+    fuser = made()
+    audio, visual = both((7, 0, 5, 0), (3, 5, 0, 0), width=WIDTH)
+    with torch.no_grad():
+        exact = fuser(audio, visual, None)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = fuser(audio, visual, None)
+    assert torch.isfinite(rough.data).all()
+    torch.testing.assert_close(rough.data.float(), exact.data, atol=0.1, rtol=0.05)
+
+
 def test_layers_start_apart():
     layers = QFormer(WIDTH, QFormerConfig(heads=3)).layers
     assert len(layers) == 2
