@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lavcap_core.build import build
+    from lavcap_core.builder import build
     from lavcap_core.data import Caption, Tokens
     from lavcap_core.errors import LavcapError
     from lavcap_core.pipeline import Pipeline, load
@@ -26,7 +26,7 @@ _HOMES = {
     "LavcapError": ("errors", "LavcapError"),
     "Pipeline": ("pipeline", "Pipeline"),
     "Tokens": ("data", "Tokens"),
-    "build": ("build", "build"),
+    "build": ("builder", "build"),
     "check": ("spec", "read"),
     "load": ("pipeline", "load"),
 }

@@ -1,14 +1,64 @@
-"""Reads clips: a 16 kHz mono waveform and N frames out of any file that FFmpeg reads, in one bounded pass."""
+"""Reads clips: a 16 kHz mono waveform and N frames out of any file that FFmpeg reads, in one bounded pass.
+
+What comes of each kind of file; tests hold it:
+
+| file | gives |
+|---|---|
+| video with sound (mp4, webm, mkv, avi, ts, ...) | ``ok``: waveform and frames |
+| turned by its display matrix, variable frame rate | ``ok``: frames as a player shows them |
+| no audio track | ``ok``: ``waveform`` is None |
+| no video track, or sound alone (wav, mp3, ogg, flac, m4a), also with a cover | ``ok``: ``frames`` is None |
+| any sample rate, sample width and number of channels | ``ok``: resampled, mixed to mono with weights that sum to 1 |
+| sound, and a picture given as ``image`` | ``ok``: the picture is repeated; the file's own video is not read |
+| a picture alone | ``ok``: it is repeated over one window (``Request.window`` seconds), ``waveform`` is None |
+| a track that starts later, or ends earlier, than the other | ``ok``: silence, or the nearest frame, fills in |
+| longer than ``Request.limit`` | ``ok``: ``Recording.seconds`` is less than ``duration`` |
+| cut off, though its header could be read | ``partial``: ends before the length that its header tells |
+| damaged in the middle | ``partial``: what FFmpeg can decode; silence and held frames stand for the rest |
+| one of two tracks can't be decoded | ``partial``: the other |
+| missing, a folder, not readable | M001 |
+| empty, text, no container that FFmpeg knows, cut off before its index | M002 |
+| nothing that the request wants (neither audio nor video track) | M003 |
+| tracks without a single sample or frame that can be decoded | M004 |
+| an address (``http:``, ``pipe:``, ``concat:``), a playlist (m3u8, ffconcat, mpd, sdp) | M005 |
+| frames of more than 100 million pixels | M006 |
+| shorter than ``Request.start`` | M007 |
+
+Formats whose length FFmpeg only finds by looking at their end or by estimate (mp3, aac, ogg, ts) don't tell that they
+were cut off: such a file is ``ok``, and as long as it is.
+
+The frame rule, `FRAME_RULE`: frame i of N of a window is the last one at or before ``start + i * seconds / N``, to
+within half a millisecond, or the first frame of the video if none is that early. It is scaled with swscale's bicubic
+filter so that its short side has ``image_size`` pixels (the long one rounded down; pixels count as square), turned and
+mirrored by the display matrix, and cropped at the centre. ``seconds`` follows from the length that the container
+declares, or, where that is off by more than 0.1 s, from the tracks' real end.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lavcap_core.errors import MediaError
+
+if TYPE_CHECKING:
+    from lavcap_core._media.scan import Scan
+
+__all__ = ["FRAME_RULE", "SAMPLE_RATE", "Clip", "Recording", "Request", "read", "windows"]
+
 SAMPLE_RATE = 16000
 """Samples per second of every waveform."""
+FRAME_RULE = 1
+"""Version of the rule by which frames are chosen and prepared; part of cache keys."""
+
+_SHORTEST_WINDOW = 1.0
+_OFF = 0.1
+"""Seconds by which a declared length may be off and still be taken at its word."""
 
 
 @dataclass(frozen=True)
@@ -72,3 +122,100 @@ class Recording:
     seconds: float
     status: str = "ok"
     reason: str | None = None
+
+
+def read(
+    path: str | os.PathLike[str], request: Request | None = None, *, image: str | os.PathLike[str] | None = None
+) -> Recording:
+    """Reads what a pipeline wants of a local file.
+
+    The file is read once, and no further than `Request.limit` asks for; only where frames are wanted and the file turns
+    out to be of another length than it declares, it is read once more, now that the times of the frames are known.
+
+    Args:
+        path: any file with sound, pictures or both that FFmpeg reads.
+        request: what is wanted; by default sound only.
+        image: a picture that stands for the file's video.
+
+    Returns:
+        One `Clip` per window. Windows start every `Request.hop` seconds until one reaches the end; a last one under 1 s
+        is left out unless it is the only one. A waveform has exactly ``round(seconds * SAMPLE_RATE)`` samples.
+
+    Raises:
+        MediaError: M001 to M007, see the table above.
+        ValueError: a number in the request makes no sense.
+    """
+    request = request or Request()
+    _check(request)
+    name = os.fspath(path)
+    try:
+        return _read(name, request, None if image is None else os.fspath(image))
+    except MediaError as error:
+        raise (error if error.problems[0].file else error.at(file=name)) from error.__cause__
+
+
+def _check(request: Request) -> None:
+    numbers = (request.window, request.hop, request.limit)
+    if not all(0 < number < math.inf for number in numbers) or not 0 <= request.start < math.inf:
+        raise ValueError("window, hop and limit are above 0, start is not below 0, and all are finite")
+    if request.frames < 0 or request.image_size < 1:
+        raise ValueError("frames is not below 0, and image_size is above 0")
+    if not (request.audio or request.frames):
+        raise ValueError("a request wants sound, frames or both")
+
+
+def _read(name: str, request: Request, image: str | None) -> Recording:
+    # FFmpeg is loaded when something is read: clips can be spoken of without it.
+    from lavcap_core._media import pictures
+    from lavcap_core._media.scan import scan_file
+
+    picture = pictures.still(image, request.image_size) if image is not None and request.frames else None
+    scan = scan_file(name, request, image is not None)
+    if scan.is_picture:
+        if not request.frames:
+            raise MediaError("M003", "is a picture, and no frames are asked for")
+        return _of_picture(name, request, pictures.still(name, request.image_size))
+    scan.require_something(request, image is not None)
+    if scan.has_frames and abs(scan.length - scan.planned) > _OFF:
+        scan = scan_file(name, request, image is not None, scan.length)
+    return _recording(name, request, scan, picture)
+
+
+def _of_picture(name: str, request: Request, picture: NDArray[np.uint8]) -> Recording:
+    seconds = min(request.window, request.limit)
+    clip = Clip(name, None, np.stack([picture] * request.frames), 0.0, seconds)
+    return Recording(name, (clip,), seconds, seconds)
+
+
+def _recording(name: str, request: Request, scan: Scan, picture: NDArray[np.uint8] | None) -> Recording:
+    # Sound alone has an exact length; with frames, they were chosen for the planned one.
+    length = scan.planned if scan.has_frames and abs(scan.length - scan.planned) <= _OFF else scan.length
+    clips = []
+    for index, (start, seconds) in enumerate(windows(request, length)):
+        waveform = scan.sound.window(start, seconds) if scan.sound is not None and request.audio else None
+        frames = np.stack([picture] * request.frames) if picture is not None else scan.frames(index, request.frames)
+        clips.append(Clip(name, waveform, frames, request.start + start, seconds))
+    reasons = scan.reasons()
+    duration = request.start + length
+    if scan.declared is not None and (scan.stopped or reasons):
+        duration = max(duration, scan.declared)
+    return Recording(
+        name, tuple(clips), duration, length, "partial" if reasons else "ok", "; ".join(reasons) if reasons else None
+    )
+
+
+def windows(request: Request, length: float) -> list[tuple[float, float]]:
+    """Windows of what is read: where each starts, counted from `Request.start`, and its seconds.
+
+    Args:
+        request: its ``window`` and ``hop`` count.
+        length: seconds that are read.
+    """
+    found = [(0.0, min(request.window, length))]
+    while sum(found[-1]) < length - 1e-9:
+        start = len(found) * request.hop
+        seconds = min(request.window, length - start)
+        if seconds < min(_SHORTEST_WINDOW, request.window):
+            break
+        found.append((start, seconds))
+    return found

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lavcap_core import media
-from lavcap_core.build import build_recipe, build_use
+from lavcap_core.builder import build_recipe, build_use
 from lavcap_core.data import Aligned, Alignment, Caption, Tokens, collate
 from lavcap_core.errors import WeightsError
 from lavcap_core.interfaces import Backend, Generate

@@ -120,7 +120,8 @@ def test_info(toy):
 
 
 def test_verbs_of_plugins(site):
-    code = "def command(parser):\n    parser.add_argument('n', type=int)\n    parser.set_defaults(run=lambda a: print(a.n * 2) or 0)\n"
+    code = "def command(parser):\n    parser.add_argument('n', type=int)\n"
+    code += "    parser.set_defaults(run=lambda a: print(a.n * 2) or 0)\n"
     site.add("lavcap-verb", {"lavcap.command": {"double": "lavcap_verb:command"}}, {"lavcap_verb.py": code})
     assert "double    from lavcap-verb" in site.run("--help", check=True).stdout
     assert site.run("double", 4, check=True).stdout == "8\n"

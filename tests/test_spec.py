@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from toys import TOY_SPEC
 
 from lavcap_core.errors import LavcapError, PluginError, SpecError
@@ -123,7 +122,9 @@ def test_override_can_name_a_component_that_the_file_does_not(toy):
 
 def test_paths_are_relative_to_the_file(toy, tmp_path):
     (tmp_path / "model").mkdir()
-    (tmp_path / "s.yaml").write_text(TOY_SPEC.replace("numbers}", "numbers, model: model}") + "weights: w.safetensors\n")
+    (tmp_path / "s.yaml").write_text(
+        TOY_SPEC.replace("numbers}", "numbers, model: model}") + "weights: w.safetensors\n"
+    )
     spec = read(tmp_path / "s.yaml")
     assert spec.parts["decoder"].config.model == str(tmp_path / "model")
     assert spec.pipeline.weights == str(tmp_path / "w.safetensors")

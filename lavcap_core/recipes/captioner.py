@@ -18,7 +18,7 @@ from lavcap_core.interfaces import Aligner, AudioEncoder, Decoder, Fuser, Genera
 from lavcap_core.media import Clip, Request
 
 if TYPE_CHECKING:
-    from lavcap_core.build import Builder
+    from lavcap_core.builder import Builder
     from lavcap_core.builtin import CaptionerConfig, Windows
 
 __all__ = ["Captioner", "Losses", "build", "merge_windows"]

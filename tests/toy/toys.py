@@ -39,7 +39,8 @@ class Site:
         lines += [f"Requires-Dist: {text}" for text in requires]
         (info / "METADATA").write_text("\n".join(lines) + "\n")
         groups = (
-            f"[{group}]\n" + "".join(f"{n} = {value}\n" for n, value in names.items()) for group, names in points.items()
+            f"[{group}]\n" + "".join(f"{n} = {value}\n" for n, value in names.items())
+            for group, names in points.items()
         )
         (info / "entry_points.txt").write_text("\n".join(groups))
         for path, text in (files or {}).items():

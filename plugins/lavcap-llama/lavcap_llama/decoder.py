@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import LogitsProcessorList, NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 from lavcap_core.component import Context
 from lavcap_core.data import Tokens
@@ -51,17 +52,18 @@ class LlamaDecoder(nn.Module):
         if self.modality is not None:
             nn.init.zeros_(self.modality.weight)
 
-    def project(self, tokens: Tokens) -> Tensor:
-        """Embeddings [B, N, W] of tokens (eq. 6)."""
+    def project(self, data: Tensor, modality: Tensor) -> Tensor:
+        """Embeddings [n, W] of n tokens [n, D] with their modality [n] (eq. 6)."""
         weight = next(self.projector.parameters())
-        embedded: Tensor = self.projector(tokens.data.to(weight.dtype))
+        embedded: Tensor = self.projector(data.to(weight.dtype))
         if self.modality is not None:
-            embedded = embedded + self.modality(tokens.modality.long())
+            embedded = embedded + self.modality(modality.long())
         return embedded
 
     def _embed(self, layout: Layout, tokens: Tokens) -> Tensor:
         words: Tensor = self.model.get_input_embeddings()(layout.ids)
-        values = self.project(tokens)[layout.source]
+        # Chosen before they are projected: what is masked may hold anything, and must not reach a gradient either.
+        values = self.project(tokens.data[layout.source], tokens.modality[layout.source])
         return words.index_put(layout.at, values.to(words.dtype))
 
     def loss(self, tokens: Tokens, captions: Sequence[str], prompts: Sequence[str] | None = None) -> Tensor:
@@ -121,9 +123,12 @@ class LlamaDecoder(nn.Module):
         layout = lay_out(self.text.prompts(count, prompts), tokens, [()] * count, left=True)
         with _evaluating(self), _seeded(options.seed if options.sample else None, tokens.data.device):
             ids: Tensor = self.model.generate(
-                inputs_embeds=self._embed(layout, tokens), attention_mask=layout.mask.long(), **_settings(options)
+                inputs_embeds=self._embed(layout, tokens),
+                attention_mask=layout.mask.long(),
+                logits_processor=_penalties(options),
+                **_settings(options),
             )
-        return self.text.decode(ids)
+        return self.text.decode(ids, self.model.generation_config.eos_token_id)
 
 
 def _targets(layout: Layout, ends: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -141,8 +146,6 @@ def _settings(options: Generate) -> dict[str, Any]:
         "num_beams": options.beams,
         "max_new_tokens": options.max_new_tokens,
         "min_new_tokens": options.min_new_tokens,
-        "repetition_penalty": options.repetition_penalty,
-        "no_repeat_ngram_size": options.no_repeat_ngram,
         "do_sample": options.sample,
     }
     if options.beams > 1:
@@ -150,6 +153,19 @@ def _settings(options: Generate) -> dict[str, Any]:
     if options.sample:
         settings.update(temperature=options.temperature, top_p=options.top_p, top_k=0)
     return settings
+
+
+def _penalties(options: Generate) -> LogitsProcessorList:
+    """Penalties on what was written.
+
+    Named in generate's settings, the one on repetitions would skip as many written tokens as the sample has padding.
+    """
+    penalties = LogitsProcessorList()
+    if options.repetition_penalty != 1:
+        penalties.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
+    if options.no_repeat_ngram:
+        penalties.append(NoRepeatNGramLogitsProcessor(options.no_repeat_ngram))
+    return penalties
 
 
 @contextlib.contextmanager
@@ -168,8 +184,8 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     if seed is None:
         yield
         return
-    devices = [] if device.type == "cpu" else [device]
-    with torch.random.fork_rng(devices=devices, device_type="cuda" if device.type == "cpu" else device.type):
+    forks = device.type not in ("cpu", "mps")  # mps offers no state per device
+    with torch.random.fork_rng([device] if forks else [], device_type=device.type if forks else "cuda"):
         torch.manual_seed(seed)
         yield
 

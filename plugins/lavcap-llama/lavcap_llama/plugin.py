@@ -26,9 +26,7 @@ class ProjectorConfig(Config):
         default="default",
         description="identity: gain times the identity; needs tokens as wide as the embeddings, kind linear.",
     )
-    gain: float = Field(
-        default=1.0, gt=0, le=1e4, description="Factor on the initial weights (of the last layer of an mlp)."
-    )
+    gain: float = Field(default=1.0, gt=0, le=1e4, description="Factor on the initial weights (mlp: the last layer's).")
     bias: bool = Field(default=True, description="Whether the layers have a bias.")
 
     @model_validator(mode="after")
@@ -62,15 +60,11 @@ class DecoderConfig(Config):
     template: Literal["plain", "chat"] = Field(
         "plain", description="plain: USER and ASSISTANT as in LAVCap; chat: the tokenizer's own chat template."
     )
-    tune: Tune = Field(
-        default=Tune(), description="What of the language model is trained; LoRA goes to q_proj and v_proj."
-    )
+    tune: Tune = Field(default=Tune(), description="What is trained of the model; LoRA: on q_proj and v_proj.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Precision of the weights; auto: as they are stored, float32 where all is trained."
     )
-    gradient_checkpointing: bool = Field(
-        default=False, description="Recompute activations: less memory, a third more time."
-    )
+    gradient_checkpointing: bool = Field(default=False, description="Less memory, a third more time.")
     space: str | None = Field(
         default=None, description="Identity of the model's embedding space; null: what lavcap.json in its folder says."
     )
@@ -87,8 +81,9 @@ class DecoderConfig(Config):
 
 def facts(model: str) -> Mapping[str, Any]:
     """What a local folder says of its model: ``space`` and ``width`` of lavcap.json, else the width of config.json."""
+    folder = Path(model).parent if model.endswith(".gguf") else Path(model)
     for name, key in (("lavcap.json", "width"), ("config.json", "hidden_size")):
-        file = Path(model) / name
+        file = folder / name
         if file.is_file():
             try:
                 said = json.loads(file.read_text(encoding="utf-8"))

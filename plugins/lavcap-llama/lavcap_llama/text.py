@@ -55,12 +55,14 @@ class Text:
 
     def _chat(self) -> tuple[list[int], list[int]]:
         """What the chat template puts before and after the user's words, special tokens included."""
-        if not self.tokenizer.chat_template:
+        words = ""
+        if self.tokenizer.chat_template:
+            turn = [{"role": "user", "content": _MARK}]
+            words = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        if _MARK not in words:
             raise BuildError(
-                "B082", "the tokenizer of this model has no chat template", help="set decoder.template: plain"
+                "B082", "the tokenizer of this model has no usable chat template", help="set decoder.template: plain"
             )
-        turn = [{"role": "user", "content": _MARK}]
-        words = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
         head, _, tail = words.partition(_MARK)
         return self._ids(head, special=True), self._ids(tail, special=True)
 
@@ -114,7 +116,11 @@ class Text:
         """Ids of each caption, with the end token."""
         return [[*self._ids(self.gap + caption.strip()), self.tokenizer.eos_token_id] for caption in captions]
 
-    def decode(self, ids: Tensor) -> list[str]:
-        """Texts of generated ids [B, L], stripped, up to the end token."""
-        texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    def decode(self, ids: Tensor, ends: Sequence[int]) -> list[str]:
+        """Texts of generated ids [B, L] up to the first end token, stripped."""
+        rows = ids.tolist()
+        stops = [next((i for i, code in enumerate(row) if code in ends), len(row)) for row in rows]
+        texts: list[str] = self.tokenizer.batch_decode(
+            [row[:stop] for row, stop in zip(rows, stops, strict=True)], skip_special_tokens=True
+        )
         return [text.strip() for text in texts]

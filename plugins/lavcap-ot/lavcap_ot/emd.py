@@ -18,7 +18,6 @@ from lavcap_core.errors import BuildError
 from lavcap_core.interfaces import Transported
 from lavcap_ot.plugin import EMDConfig
 from lavcap_ot.precision import full_precision, widen
-from lavcap_ot.sinkhorn import marginal_error
 
 __all__ = ["EMD", "build"]
 
@@ -40,7 +39,7 @@ class EMD(nn.Module):
     def __init__(self, max_iterations: int = 1_000_000, threads: int | None = None) -> None:
         super().__init__()
         self.max_iterations = max_iterations
-        self.threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        self.threads = threads or os.cpu_count() or 1
 
     def forward(self, cost: Tensor, a: Tensor, b: Tensor) -> Transported:
         """Transports weights a [B, N] to b [B, M] at cost [B, N, M].
@@ -53,7 +52,7 @@ class EMD(nn.Module):
             cost = widen(cost)
             a, b = a.to(cost.dtype), b.to(cost.dtype)
             plan, value = _Exact.apply(cost, a, b, self.solve)  # type: ignore[no-untyped-call]
-            return Transported(plan, value, marginal_error(plan, a, b))
+            return Transported(plan, value, _marginal_error(plan, a, b).detach())
 
     def solve(self, samples: Iterable[Sample]) -> list[Sample]:
         """Plan and duals of samples of cost [N, M] and weights [N] and [M], of which some may be 0."""
@@ -92,6 +91,11 @@ class _Exact(torch.autograd.Function):
     def backward(ctx: Any, _: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
         plan, u, v = ctx.saved_tensors
         return grad[:, None, None] * plan, grad[:, None] * u, grad[:, None] * v, None
+
+
+def _marginal_error(plan: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    error = (plan.sum(dim=2) - a).abs().sum(dim=1) + (plan.sum(dim=1) - b).abs().sum(dim=1)
+    return torch.where((a > 0).any(dim=1) & (b > 0).any(dim=1), error, 0.0)
 
 
 def _pot() -> Any:

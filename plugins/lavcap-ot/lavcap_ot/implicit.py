@@ -31,8 +31,8 @@ Gradients = tuple[Tensor, Tensor, Tensor]
 
 def differentiable(
     solver: Solver, cost: Tensor, a: Tensor, b: Tensor, epsilon: float, through_plan: bool
-) -> tuple[Tensor, Tensor]:
-    """Plan [B, N, M] and value [B] of a solver, with the gradients of the optimum.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Plan [B, N, M], value [B] and marginal error [B] of a solver, with the gradients of the optimum.
 
     Args:
         solver: gives the solution at ``(cost, a, b)``.
@@ -42,26 +42,25 @@ def differentiable(
         epsilon: weight of the entropy.
         through_plan: False: the plan has no gradient and only the value does.
     """
-    plan, value = _Optimum.apply(cost, a, b, solver, epsilon, through_plan)  # type: ignore[no-untyped-call]
-    return plan, value
+    plan, value, error = _Optimum.apply(cost, a, b, solver, epsilon, through_plan)  # type: ignore[no-untyped-call]
+    return plan, value, error
 
 
 class _Optimum(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, cost: Tensor, a: Tensor, b: Tensor, solver: Solver, epsilon: float, through_plan: bool
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         solution = solver(cost, a, b)
         ctx.save_for_backward(solution.plan, solution.log_f, solution.log_g)
         ctx.epsilon = epsilon
         ctx.set_materialize_grads(False)
-        if not through_plan:
-            ctx.mark_non_differentiable(solution.plan)
-        return solution.plan, solution.value
+        ctx.mark_non_differentiable(solution.marginal_error, *(() if through_plan else (solution.plan,)))
+        return solution.plan, solution.value, solution.marginal_error
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, plan_grad: Tensor | None, value_grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, plan_grad: Tensor | None, value_grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         plan, log_f, log_g = ctx.saved_tensors
         parts: list[Gradients] = []
         if value_grad is not None:

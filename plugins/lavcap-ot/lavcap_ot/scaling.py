@@ -35,19 +35,21 @@ class Solution(NamedTuple):
         log_f: [B, N] logarithm of the row scaling of exp(-(C - min C) / epsilon), 0 where a is 0.
         log_g: [B, M] logarithm of the column scaling, 0 where b is 0.
         value: [B] <P, C> + epsilon <P, log P>.
+        marginal_error: [B] sum of the absolute violations of both marginals; without gradient.
     """
 
     plan: Tensor
     log_f: Tensor
     log_g: Tensor
     value: Tensor
+    marginal_error: Tensor
 
 
 def solve(cost: Tensor, a: Tensor, b: Tensor, epsilon: float, iterations: int, method: Method) -> Solution:
     """Runs a fixed number of iterations, differentiably.
 
-    No value decides what is run, except on a CPU that isn't tracing: there a result that isn't finite, or a cost range
-    too large for the exponential domain, is computed again on logarithms.
+    No value decides what is run, except on a CPU that isn't tracing: there masks are skipped where nothing is masked,
+    and a result that isn't finite, or a cost range too large for the exponential domain, is computed on logarithms.
 
     Args:
         cost: [B, N, M] float32 or float64; what it holds where a weight is 0 doesn't matter.
@@ -57,12 +59,12 @@ def solve(cost: Tensor, a: Tensor, b: Tensor, epsilon: float, iterations: int, m
         iterations: number of iterations.
         method: domain in which they run.
     """
-    eager_cpu = cost.device.type == "cpu" and not torch.compiler.is_compiling()
-    block = _block_size(cost) if eager_cpu else cost.shape[0]
+    free = cost.device.type == "cpu" and not torch.compiler.is_compiling()
+    block = _block_size(cost) if free else cost.shape[0]
     if block >= cost.shape[0]:
-        return _solve_block(cost, a, b, epsilon, iterations, method, eager_cpu)
+        return _solve_block(cost, a, b, epsilon, iterations, method, free)
     parts = zip(torch.split(cost, block), torch.split(a, block), torch.split(b, block), strict=True)
-    solved = [_solve_block(c, x, y, epsilon, iterations, method, eager_cpu) for c, x, y in parts]
+    solved = [_solve_block(c, x, y, epsilon, iterations, method, free) for c, x, y in parts]
     return Solution(*(torch.cat(pieces) for pieces in zip(*solved, strict=True)))
 
 
@@ -72,45 +74,54 @@ def _block_size(cost: Tensor) -> int:
 
 
 def _solve_block(
-    cost: Tensor, a: Tensor, b: Tensor, epsilon: float, iterations: int, method: Method, may_fall_back: bool
+    cost: Tensor, a: Tensor, b: Tensor, epsilon: float, iterations: int, method: Method, free: bool
 ) -> Solution:
+    if free and bool((a > 0).all()) and bool((b > 0).all()):
+        low = cost.detach().amin(dim=(1, 2))
+        logits = (low[:, None, None] - cost).div_(epsilon)
+        return _finish(_run(method, logits, a, b, iterations, free), low, a, b, epsilon)
     valid = (a > 0)[:, :, None] & (b > 0)[:, None, :]
     alive = valid.flatten(1).any(dim=1)
     # The shift is a gauge: it changes f and g by factors and no plan, hence no gradient flows through it.
     low = cost.detach().masked_fill(~valid, torch.inf).amin(dim=(1, 2)).masked_fill(~alive, 0.0)
     # Zeros on masked entries make K one there: their scalings are 0 anyway, and no division meets a zero.
-    logits = torch.where(valid, (low[:, None, None] - cost) / epsilon, 0.0)
+    logits = (low[:, None, None] - cost).div_(epsilon).masked_fill_(~valid, 0.0)
     # A sample with an empty side runs on made-up weights, and its result is discarded.
     rows = torch.where(alive[:, None], a, 1.0 / a.shape[1])
     columns = torch.where(alive[:, None], b, 1.0 / b.shape[1])
-    plan, log_f, log_g = _run(method, logits, rows, columns, iterations, may_fall_back)
-    plan = torch.where(alive[:, None, None], plan, 0.0)
-    log_f, log_g = torch.where(a > 0, log_f, 0.0), torch.where(b > 0, log_g, 0.0)
-    value = low * a.sum(dim=1) + epsilon * ((a * log_f).sum(dim=1) + (plan.sum(dim=1) * log_g).sum(dim=1))
-    return Solution(plan, log_f, log_g, torch.where(alive, value, 0.0))
+    solution = _finish(_run(method, logits, rows, columns, iterations, free), low, rows, columns, epsilon)
+    return Solution(*(torch.where(alive.view(-1, *[1] * (x.ndim - 1)), x, 0.0) for x in solution))
 
 
 _Scaled = tuple[Tensor, Tensor, Tensor]
 
 
-def _run(method: Method, logits: Tensor, a: Tensor, b: Tensor, iterations: int, may_fall_back: bool) -> _Scaled:
-    if method == "log":
+def _finish(scaled: _Scaled, low: Tensor, a: Tensor, b: Tensor, epsilon: float) -> Solution:
+    """Value and marginal error of a plan and the logarithms of its scalings."""
+    plan, log_f, log_g = scaled
+    rows, columns = plan.sum(dim=2), plan.sum(dim=1)
+    # log P = log f + log g - (C - min C) / epsilon, so that the cost cancels.
+    value = low * a.sum(dim=1) + epsilon * ((rows * log_f).sum(dim=1) + (columns * log_g).sum(dim=1))
+    error = (rows - a).abs().sum(dim=1) + (columns - b).abs().sum(dim=1)
+    return Solution(plan, log_f, log_g, value, error.detach())
+
+
+def _run(method: Method, logits: Tensor, a: Tensor, b: Tensor, iterations: int, free: bool) -> _Scaled:
+    too_wide = method == "exponential" and free and bool(logits.detach().amin() < -LIMIT[logits.dtype])
+    if method == "log" or too_wide:
         return _logarithmic(logits, a, b, iterations)
-    if method == "stabilised":
-        scaled = _stabilised(logits, a, b, iterations)
-    elif may_fall_back and bool(logits.detach().amin() < -LIMIT[logits.dtype]):
+    solver = _exponential if method == "exponential" else _stabilised
+    plan, log_f, log_g = solver(logits, a, b, iterations)
+    if free and not bool((log_f.detach().sum() + log_g.detach().sum()).isfinite()):
         return _logarithmic(logits, a, b, iterations)
-    else:
-        scaled = _exponential(logits, a, b, iterations)
-    if may_fall_back and not all(bool(part.detach().isfinite().all()) for part in scaled):
-        return _logarithmic(logits, a, b, iterations)
-    return scaled
+    return plan, log_f, log_g
 
 
 def _exponential(logits: Tensor, a: Tensor, b: Tensor, iterations: int) -> _Scaled:
     kernel = logits.exp()
     f, g = _iterate(kernel, a, b, (a > 0).to(a.dtype), iterations)
-    return _spread(f, kernel, g), _safe_log(f), _safe_log(g)
+    plan = f[:, :, None] * kernel * g[:, None, :]
+    return plan, _safe_log(f), _safe_log(g)
 
 
 def _iterate(kernel: Tensor, a: Tensor, b: Tensor, f: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
@@ -162,8 +173,3 @@ def _safe_log(scaling: Tensor) -> Tensor:
 
 def _finite(log_scaling: Tensor, weights: Tensor) -> Tensor:
     return torch.where(weights > 0, log_scaling, 0.0)
-
-
-def _spread(f: Tensor, kernel: Tensor, g: Tensor) -> Tensor:
-    """diag(f) K diag(g)."""
-    return f[:, :, None] * kernel * g[:, None, :]

@@ -15,7 +15,9 @@ from lavcap_ot.plugin import SinkhornConfig
 from lavcap_ot.precision import full_precision, widen
 from lavcap_ot.scaling import LIMIT, Method, solve
 
-__all__ = ["Sinkhorn", "build", "marginal_error"]
+__all__ = ["Sinkhorn", "build"]
+
+_Solved = tuple[Tensor, Tensor, Tensor]
 
 
 class Sinkhorn(nn.Module):
@@ -83,30 +85,24 @@ class Sinkhorn(nn.Module):
             if 0 in cost.shape:
                 empty = cost.new_zeros(cost.shape[0])
                 return Transported(cost, empty, empty)
-            plan, value = self._relative(cost, a, b) if self.relative else self._absolute(cost, a, b)
-            return Transported(plan, value, marginal_error(plan.detach(), a, b))
+            solved = self._relative(cost, a, b) if self.relative else self._absolute(cost, a, b)
+            return Transported(*solved)
 
-    def _relative(self, cost: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    def _relative(self, cost: Tensor, a: Tensor, b: Tensor) -> _Solved:
         valid = (a > 0)[:, :, None] & (b > 0)[:, None, :]
         cost = torch.where(valid, cost, 0.0)
         mean = cost.abs().sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)
         unit = torch.where(mean > 0, mean, 1.0)
-        plan, value = self._absolute(cost / unit[:, None, None], a, b)
-        return plan, value * unit
+        plan, value, error = self._absolute(cost / unit[:, None, None], a, b)
+        return plan, value * unit, error
 
-    def _absolute(self, cost: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    def _absolute(self, cost: Tensor, a: Tensor, b: Tensor) -> _Solved:
         solver = partial(solve, epsilon=self.epsilon, iterations=self.iterations, method=self.method)
         needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (cost, a, b))
         if self.gradient == "unrolled" or not needs_grad:
             solution = solver(cost, a, b)
-            return solution.plan, solution.value
+            return solution.plan, solution.value, solution.marginal_error
         return differentiable(solver, cost, a, b, self.epsilon, through_plan=self.gradient == "implicit")
-
-
-def marginal_error(plan: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Sum of the absolute violations of both marginals, [B]; 0 for a sample with an empty side."""
-    error = (plan.sum(dim=2) - a).abs().sum(dim=1) + (plan.sum(dim=1) - b).abs().sum(dim=1)
-    return torch.where((a > 0).any(dim=1) & (b > 0).any(dim=1), error, 0.0).detach()
 
 
 def build(config: SinkhornConfig, context: Context) -> Sinkhorn:

@@ -1,8 +1,9 @@
 """The toy components themselves."""
 
 import torch
-from lavcap_core.data import AUDIO, VISUAL, Tokens
 from torch import nn
+
+from lavcap_core.data import AUDIO, VISUAL, Tokens
 
 STEP = 8000
 
@@ -71,12 +72,12 @@ class Numbers(nn.Module):
 
     def _write(self, tokens, row, prompt):
         words = [prompt] if prompt else []
-        for modality, name in ((AUDIO, "loud"), (VISUAL, "bright")):
+        for modality, name, digits in ((AUDIO, "loud", 2), (VISUAL, "bright", 1)):
             values = tokens.data[row][tokens.mask[row] & (tokens.modality[row] == modality)]
             if len(values):
                 if values.max() > self.fail_above:
                     raise RuntimeError("too much for me")
-                words.append(f"{name} {len(values)} x {values.mean():.2f}")
+                words.append(f"{name} {len(values)} x {values.mean():.{digits}f}")
         return ", ".join(words) or "nothing"
 
 

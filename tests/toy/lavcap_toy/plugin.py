@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
+from pydantic import Field
+
 from lavcap_core.component import Component, Config, ModelName, Port, Slot, Tune, Use, require_equal_width
 from lavcap_core.errors import PortError
-from pydantic import Field
 
 
 class EncoderConfig(Config):
