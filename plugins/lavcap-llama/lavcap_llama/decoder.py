@@ -190,13 +190,21 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
         yield
 
 
+def _recompute(model: Any) -> None:
+    options = {"use_reentrant": False}  # the other kind gives no gradients where a layer's weights are frozen
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:  # its name before transformers 5
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
 def build(config: DecoderConfig, context: Context) -> LlamaDecoder:
     """Builds the decoder `llama`.
 
     Raises:
         PortError: P080 if the tokens live in another embedding space, P081 if an identity projector isn't square.
         WeightsError: W080-W083 if the model can't be loaded.
-        BuildError: B080-B082 if gguf or a chat template is missing, or B030-B031 of LoRA.
+        BuildError: B080 if gguf is missing, B082 if a chat template is, B030 and B031 of LoRA.
     """
     name = context.locate(config.model)
     port = context.inputs.get("tokens")
@@ -208,7 +216,7 @@ def build(config: DecoderConfig, context: Context) -> LlamaDecoder:
     arrives = width if port is None else int(port.width)
     check_square(config.projector, arrives, width)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _recompute(model)
     apply_tune(model, config.tune, TARGETS)
     text = Text(tokenizer, config.prompt, config.template, config.instructions, config.random_prompts)
     return LlamaDecoder(model, text, build_projector(config.projector, arrives, width), config.modality_embedding)
