@@ -24,8 +24,8 @@ What comes of each kind of file; tests hold it:
 | frames of more than 100 million pixels | M006 |
 | shorter than ``Request.start`` | M007 |
 
-Formats whose length FFmpeg only finds by looking at their end or by estimate (mp3, aac, ogg, ts) don't tell that they
-were cut off: such a file is ``ok``, and as long as it is.
+Formats whose length FFmpeg only finds by looking at their end or by estimate (wav, mp3, aac, ogg, ts) don't tell that
+they were cut off: such a file is ``ok``, and as long as it is.
 
 The frame rule, `FRAME_RULE`: frame i of N of a window is the last one at or before ``start + i * seconds / N``, to
 within half a millisecond, or the first frame of the video if none is that early. It is scaled with swscale's bicubic

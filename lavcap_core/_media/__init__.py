@@ -1,0 +1,1 @@
+"""How `lavcap_core.media` reads files: `files` opens them, `sound` and `pictures` decode one track each."""
