@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lavcap_core.component import Port
-from lavcap_core.data import Aligned, Padded, Tokens
+from lavcap_core.data import AUDIO, VISUAL, Aligned, Padded, Tokens
 from lavcap_core.interfaces import Aligner, AudioEncoder, Decoder, Fuser, Generate, VisualEncoder
 from lavcap_core.media import Clip, Request
 
@@ -105,11 +105,31 @@ class Captioner(nn.Module):
         return sounds, pictures
 
     def fuse(self, audio: Tokens | None, visual: Tokens | None) -> tuple[Tokens, Aligned | None]:
-        """Aligns where both modalities are there, and fuses."""
-        if self.aligner is None or audio is None or visual is None:
+        """Aligns, if the pipeline has an aligner, and fuses.
+
+        A batch in which no clip has one of the modalities is aligned all the same, with no tokens on that side: what
+        the aligner does to the others (projection, normalisation) must not depend on a clip's neighbours in a batch.
+        """
+        if self.aligner is None:
             return self.fuser(audio, visual, None), None
+        audio, visual = self._with_empty(audio, visual)
         aligned = self.aligner(audio, visual)
         return self.fuser(aligned.audio, aligned.visual, aligned.alignment), aligned
+
+    def _with_empty(self, audio: Tokens | None, visual: Tokens | None) -> tuple[Tokens, Tokens]:
+        """Both modalities; one that the whole batch lacks as [B, 0, D]."""
+        there = audio if audio is not None else visual
+        if there is None or self.audio_encoder is None or self.visual_encoder is None:
+            raise RuntimeError("an aligner needs both encoders and a batch with some tokens")
+
+        def empty(encoder: AudioEncoder | VisualEncoder, modality: int) -> Tokens:
+            data = there.data.new_zeros(len(there.data), 0, encoder.width)
+            times = None if there.times is None else there.times[:, :0]
+            return Tokens.of(data, modality, times=times)
+
+        audio = audio if audio is not None else empty(self.audio_encoder, AUDIO)
+        visual = visual if visual is not None else empty(self.visual_encoder, VISUAL)
+        return audio, visual
 
     def loss(
         self,

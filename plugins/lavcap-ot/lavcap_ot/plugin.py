@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lavcap_core.component import Component, Config, Port, Slot, Use, require_equal_width
 
@@ -30,55 +30,70 @@ __all__ = [
 class SinkhornConfig(Config):
     """Entropic transport."""
 
-    epsilon: float = Field(0.1, gt=0, description="Weight of the entropy, in units of the cost (or of its mean).")
-    relative: bool = Field(
-        False, description="Epsilon is in units of each sample's mean absolute cost: for costs without a known scale."
+    epsilon: float = Field(
+        default=0.1, gt=0, description="Weight of the entropy, in units of the cost (or of its mean)."
     )
-    iterations: int = Field(50, ge=1, le=100_000, description="Number of iterations; all are always done.")
+    relative: bool = Field(
+        default=False,
+        description="Epsilon is in units of each sample's mean absolute cost: for costs without a known scale.",
+    )
+    iterations: int = Field(default=50, ge=1, le=100_000, description="Number of iterations; all are always done.")
     method: Literal["auto", "exponential", "stabilised", "log"] = Field(
-        "auto", description="Domain of the iterations; auto: exponential where the cost is known to allow it."
+        default="auto", description="Domain of the iterations; auto: exponential where the cost is known to allow it."
     )
     gradient: Literal["implicit", "envelope", "unrolled"] = Field(
-        "implicit", description="implicit: of plan and value; envelope: of the value only; unrolled: through all steps."
+        default="implicit",
+        description="implicit: of plan and value; envelope: of the value only; unrolled: through all steps.",
     )
 
 
 class EMDConfig(Config):
     """Exact transport."""
 
-    max_iterations: int = Field(1_000_000, ge=1, description="Limit of the network simplex, per sample.")
-    threads: int | None = Field(None, ge=1, description="Samples solved at the same time; None: one per core.")
+    max_iterations: int = Field(default=1_000_000, ge=1, description="Limit of the network simplex, per sample.")
+    threads: int | None = Field(default=None, ge=1, description="Samples solved at the same time; None: one per core.")
 
 
 class OTLossConfig(Config):
     """OT loss (LAVCap eq. 4). Defaults are for new work; the readings of the paper and its code are in the README."""
 
     plan: Literal["log", "prob", "row"] = Field(
-        "row", description="What stands for the plan Q: log Q, Q, or Q with rows of sum 1 (N Q)."
+        default="row", description="What stands for the plan Q: log Q, Q, or Q with rows of sum 1 (N Q)."
     )
     normalise: Literal["over_similarity", "over_plan"] = Field(
-        "over_similarity",
+        default="over_similarity",
         description="The softmax runs over rows of similarity (paper) or of the plan (released code).",
     )
-    tau: float = Field(0.07, gt=0, description="Temperature; if learnable, 1 / tau is the scale's initial value.")
-    learnable: bool = Field(False, description="Learn the scale 1 / tau (directly, not its logarithm).")
-    clamp: tuple[float, float] | None = Field(None, description="Bounds within which a learned scale is kept.")
-    reduction: Literal["sum", "mean"] = Field("mean", description="Over the tokens of each modality.")
-    weight: float = Field(1.0, ge=0, description="Factor of the loss (lambda_OT of eq. 9).")
+    tau: float = Field(
+        default=0.07, gt=0, description="Temperature; if learnable, 1 / tau is the scale's initial value."
+    )
+    learnable: bool = Field(default=False, description="Learn the scale 1 / tau (directly, not its logarithm).")
+    clamp: tuple[float, float] | None = Field(default=None, description="Bounds within which a learned scale is kept.")
+    reduction: Literal["sum", "mean"] = Field(default="mean", description="Over the tokens of each modality.")
+    weight: float = Field(default=1.0, ge=0, description="Factor of the loss (lambda_OT of eq. 9).")
+
+    @model_validator(mode="after")
+    def _clamp_is_an_interval_of_a_learned_scale(self) -> Self:
+        if self.clamp is not None and not self.learnable:
+            raise ValueError("clamp bounds a learned scale: set learnable: true")
+        if self.clamp is not None and self.clamp[0] >= self.clamp[1]:
+            raise ValueError("clamp needs the lower bound first")
+        return self
 
 
 class AlignerSettings(Config):
     """What all aligners by optimal transport share."""
 
     normalise: Literal["l2", "none"] = Field(
-        "l2", description="Unit length of the tokens, both for comparing and for what is fused afterwards."
+        default="l2", description="Unit length of the tokens, both for comparing and for what is fused afterwards."
     )
-    project: int | None = Field(None, ge=1, description="Learned projections of both modalities to this width.")
-    similarity: Literal["cosine", "dot"] = Field("cosine", description="Similarity S; the cost is -S.")
-    detach: bool = Field(True, description="No gradient flows through the plan.")
-    loss: OTLossConfig | None = Field(None, description="OT loss; None: no loss.")
+    project: int | None = Field(default=None, ge=1, description="Learned projections of both modalities to this width.")
+    similarity: Literal["cosine", "dot"] = Field(default="cosine", description="Similarity S; the cost is -S.")
+    detach: bool = Field(default=True, description="No gradient flows through the plan.")
+    loss: OTLossConfig | None = Field(default=None, description="OT loss; None: no loss.")
     padding: Literal["mask", "token"] = Field(
-        "mask", description="mask: padding gets no mass; token: padding counts as tokens (as in the released code)."
+        default="mask",
+        description="mask: padding gets no mass; token: padding counts as tokens (as in the released code).",
     )
 
     @property
@@ -105,10 +120,12 @@ class OTAttConfig(Config):
     """OT-Att (LAVCap eq. 5)."""
 
     scale: Literal["none", "row"] = Field(
-        "none", description="none: weights are the plan, as in the paper; row: weights of each token sum to 1."
+        default="none", description="none: weights are the plan, as in the paper; row: weights of each token sum to 1."
     )
-    gate: Literal["none", "scalar"] = Field("none", description="scalar: learned factors of what each modality gets.")
-    initial: float = Field(1.0, description="Initial value of the gate.")
+    gate: Literal["none", "scalar"] = Field(
+        default="none", description="scalar: learned factors of what each modality gets."
+    )
+    initial: float = Field(default=1.0, description="Initial value of the gate.")
 
 
 def _aligner_ports(config: AlignerSettings, inputs: Mapping[str, Port]) -> Mapping[str, Port]:

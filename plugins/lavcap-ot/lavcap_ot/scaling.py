@@ -119,17 +119,17 @@ def _run(method: Method, logits: Tensor, a: Tensor, b: Tensor, iterations: int, 
 
 def _exponential(logits: Tensor, a: Tensor, b: Tensor, iterations: int) -> _Scaled:
     kernel = logits.exp()
-    f, g = _iterate(kernel, a, b, (a > 0).to(a.dtype), iterations)
+    f, g = _iterate(kernel, a, b, iterations)
     plan = f[:, :, None] * kernel * g[:, None, :]
     return plan, _safe_log(f), _safe_log(g)
 
 
-def _iterate(kernel: Tensor, a: Tensor, b: Tensor, f: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """Scalings f [B, N] and g [B, M] after some iterations from f."""
+def _iterate(kernel: Tensor, a: Tensor, b: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """Scalings f [B, N] and g [B, M] after some iterations from f = 1; positive kernels, also where masked."""
     # Row vectors times contiguous matrices: with column vectors the same products take ten times as long on a CPU.
     transposed = kernel.transpose(1, 2).contiguous()
-    rows, columns, f = a[:, None], b[:, None], f[:, None]
-    g = columns
+    rows, columns = a[:, None], b[:, None]
+    f, g = _present(rows), columns
     for _ in range(iterations):
         g = columns / torch.bmm(f, kernel)
         f = rows / torch.bmm(g, transposed)
@@ -138,10 +138,12 @@ def _iterate(kernel: Tensor, a: Tensor, b: Tensor, f: Tensor, iterations: int) -
 
 def _stabilised(logits: Tensor, a: Tensor, b: Tensor, iterations: int) -> _Scaled:
     """Scalings relative to potentials that are moved into the kernel every few iterations (Schmitzer 2019)."""
-    log_f, log_g = _log_iteration(logits, _log_weights(a), _log_weights(b), (a > 0).to(a.dtype).log())
+    log_f, log_g = _log_iteration(logits, _log_weights(a), _log_weights(b), _present(a).log())
+    # The plan is 0 where masked, which would divide 0 by 0 there.
+    masked = 1 - _present(a)[:, :, None] * _present(b)[:, None, :]
     plan = (log_f[:, :, None] + logits + log_g[:, None, :]).exp()
     for start in range(1, iterations, _ABSORB_EVERY):
-        f, g = _iterate(plan, a, b, (a > 0).to(a.dtype), min(_ABSORB_EVERY, iterations - start))
+        f, g = _iterate(plan + masked, a, b, min(_ABSORB_EVERY, iterations - start))
         log_f, log_g = log_f + _safe_log(f), log_g + _safe_log(g)
         plan = (log_f[:, :, None] + logits + log_g[:, None, :]).exp()
     return plan, _finite(log_f, a), _finite(log_g, b)
@@ -149,7 +151,7 @@ def _stabilised(logits: Tensor, a: Tensor, b: Tensor, iterations: int) -> _Scale
 
 def _logarithmic(logits: Tensor, a: Tensor, b: Tensor, iterations: int) -> _Scaled:
     log_a, log_b = _log_weights(a), _log_weights(b)
-    log_f = log_g = (a > 0).to(a.dtype).log()
+    log_f, log_g = _present(a).log(), log_b
     for _ in range(iterations):
         log_f, log_g = _log_iteration(logits, log_a, log_b, log_f)
     plan = (log_f[:, :, None] + logits + log_g[:, None, :]).exp()
@@ -167,8 +169,13 @@ def _log_weights(weights: Tensor) -> Tensor:
 
 
 def _safe_log(scaling: Tensor) -> Tensor:
-    """Logarithm, 0 where the argument is 0."""
-    return torch.where(scaling > 0, scaling, 1.0).log()
+    """Logarithm, 0 where the argument is 0; what isn't a number stays so."""
+    return torch.where(scaling == 0, 1.0, scaling).log()
+
+
+def _present(weights: Tensor) -> Tensor:
+    """1 where a weight is positive, else 0."""
+    return (weights > 0).to(weights.dtype)
 
 
 def _finite(log_scaling: Tensor, weights: Tensor) -> Tensor:

@@ -1,0 +1,48 @@
+# Each target sets itself up: Python 3.11 with pip, and a package index, are all that it needs.
+#   make caption   captions the demo clip with the embedded default
+#   make test      lint, types, layers, and all tests
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# torch is pinned wherever pip runs: an unpinned one brings several GB that a CPU has no use for.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml) constraints.txt
+SOURCES := lavcap_core $(wildcard plugins/lavcap-*/lavcap_*)
+CLIP ?= plugins/lavcap-starter/lavcap_starter/demo/dog-and-cat.mp4
+
+.PHONY: caption test lint format wheels clean
+
+caption: $(VENV)/.caption
+	$(BIN)/lavcap caption $(CLIP)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(SOURCES)
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+wheels: $(VENV)/.dev
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w wheels . $(wildcard plugins/lavcap-*)
+	@ls wheels
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.caption: $(PROJECTS) | $(VENV)/bin/python
+	$(PIP) -e '.[torch]' -e plugins/lavcap-ot -e plugins/lavcap-llama -e plugins/lavcap-starter
+	touch $@
+
+$(VENV)/.dev: $(PROJECTS) requirements-dev.txt | $(VENV)/bin/python
+	$(PIP) -r requirements-dev.txt
+	touch $@ $(VENV)/.caption
+
+clean:
+	rm -rf $(VENV) wheels
