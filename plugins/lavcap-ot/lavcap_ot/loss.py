@@ -50,10 +50,13 @@ class OTLoss(nn.Module):
     def _clamped(self) -> Tensor:
         """The scale 1 / tau; a learned one is kept within its bounds, where a clamp alone would end its gradient."""
         bounds = self.config.clamp
-        if bounds is not None and self.config.learnable:
+        if bounds is None:
+            return self.scale
+        if self.training:
             with torch.no_grad():
                 self.scale.clamp_(*bounds)
-        return self.scale
+        # The copy is what autograd keeps, so that a second forward may come before the backward.
+        return self.scale.clone().clamp(*bounds)
 
     def _side(self, similarity: Tensor, plan: Tensor, rows: Tensor, columns: Tensor, scale: Tensor) -> Tensor:
         q = self._weights(plan, rows, columns)
