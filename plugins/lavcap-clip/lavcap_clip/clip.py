@@ -1,0 +1,201 @@
+"""CLIP's image encoder (Radford et al. 2021, arXiv 2103.00020) through transformers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPVisionModelWithProjection
+from transformers.utils import logging
+
+from lavcap_clip.frames import encode_frames, normalise, resize
+from lavcap_clip.plugin import ClipConfig
+from lavcap_core.component import Context
+from lavcap_core.data import Padded, Tokens
+from lavcap_core.errors import BuildError, MediaError, WeightsError
+from lavcap_core.media import Clip
+from lavcap_core.tuning import apply_tune
+
+__all__ = ["MEAN", "STD", "ClipEncoder", "build"]
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""Mean of CLIP's training pictures, per channel."""
+STD = (0.26862954, 0.26130258, 0.27577711)
+"""Standard deviation of CLIP's training pictures, per channel."""
+
+_FILES = "config.json, preprocessor_config.json and model.safetensors"
+_TARGETS = ("q_proj", "v_proj")
+
+
+class ClipEncoder(nn.Module):
+    """Frames to tokens: one projected embedding per frame (as in LAVCap), or patches.
+
+    Args:
+        model: CLIP's image encoder; for patches, cut after the layer that is wanted.
+        config: output, pooling, frames and batch.
+        mean: of the pictures, per channel, in 0..1.
+        std: their standard deviation.
+    """
+
+    def __init__(
+        self, model: Any, config: ClipConfig, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.output, self.pool, self.grid = config.output, config.pool, config.grid
+        self.frames, self.chunk = config.frames, config.batch
+        self.image_size: int = model.config.image_size
+        self.width: int = model.config.projection_dim if self.output == "projected" else model.config.hidden_size
+
+    def prepare(self, clip: Clip) -> Tensor:
+        """The clip's frames as uint8 [T, 3, S, S], resized where they have another size than the model wants.
+
+        Raises:
+            MediaError: M070 if the clip has no frames.
+        """
+        if clip.frames is None:
+            raise MediaError("M070", "the clip has no frames to encode", file=clip.path)
+        return resize(clip.frames, self.image_size)
+
+    def __call__(self, batch: Padded) -> Tokens:
+        """Tokens [B, T * P, D] of prepared frames, P per frame (1 unless patches are kept), with relative times."""
+        tokens: Tokens = super().__call__(batch)
+        return tokens
+
+    def forward(self, batch: Padded) -> Tokens:
+        """See `__call__`."""
+        return encode_frames(batch, self._encode, self.chunk)
+
+    def _encode(self, pictures: Tensor) -> Tensor:
+        pixels = normalise(pictures, self.mean, self.std).to(self.model.dtype)
+        if self.output == "projected":
+            embedded: Tensor = self.model(pixel_values=pixels).image_embeds
+            return embedded[:, None]
+        patches: Tensor = self.model.vision_model(pixel_values=pixels).last_hidden_state[:, 1:]  # without the class
+        return self._pooled(patches)
+
+    def _pooled(self, patches: Tensor) -> Tensor:
+        """Patches [n, P, D] to [n, 1, D], [n, grid^2, D] in rows from the top left, or all."""
+        if self.pool == "none":
+            return patches
+        if self.pool == "mean":
+            return patches.mean(dim=1, keepdim=True)
+        side = self.image_size // self.model.config.patch_size
+        plane = patches.transpose(1, 2).reshape(len(patches), -1, side, side)
+        return functional.adaptive_avg_pool2d(plane, self.grid).flatten(2).transpose(1, 2)
+
+
+def build(config: ClipConfig, context: Context) -> ClipEncoder:
+    """Builds the visual encoder `clip`.
+
+    Raises:
+        WeightsError: W070 if there is no such folder, W071 if the hub can't be reached, W072 if files are broken.
+        BuildError: B070 if the model lacks the layer or is coarser than the grid, or B030 and B031 of LoRA.
+    """
+    name = context.locate(config.model)
+    model = _load(name)
+    if config.output == "patches":
+        _cut(model, config)
+    apply_tune(model, config.tune, _TARGETS)
+    if config.output == "patches":
+        # What nothing reads gets no gradient, and must not count as trained.
+        model.visual_projection.requires_grad_(False)
+        model.vision_model.post_layernorm.requires_grad_(False)
+    return ClipEncoder(model, config, *_statistics(name))
+
+
+def _load(name: str) -> Any:
+    path = Path(name)
+    if not (path / "config.json").is_file() and (path.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name)):
+        raise WeightsError("W070", f"{name} is no folder with config.json", help=f"a folder should hold {_FILES}")
+    with _said(name), _quiet():
+        model, report = CLIPVisionModelWithProjection.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True
+        )
+    # transformers fills what is missing with random numbers and only logs it.
+    missing = sorted(report["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise WeightsError("W072", f"{name} lacks weights: {missing[0]}{more}", help="fetch the model's files again")
+    return model.eval()
+
+
+@contextlib.contextmanager
+def _said(name: str) -> Iterator[None]:
+    """Turns what transformers raises into one line."""
+    try:
+        yield
+    except Exception as error:
+        # transformers, huggingface_hub and safetensors share no exception class for files that can't be read.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if Path(name).exists():
+            raise WeightsError(
+                "W072", f"{name} can't be read: {reason}", help=f"a folder should hold {_FILES} of a CLIP model"
+            ) from error
+        raise WeightsError(
+            "W071",
+            f"can't get {name} from the hub: {reason}",
+            help=f"put {_FILES} of {name} into a folder and write `model: FOLDER`",
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of loading: a pipeline shows its own."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _cut(model: Any, config: ClipConfig) -> None:
+    """Drops the layers after the one whose patches are taken."""
+    encoder = model.vision_model.encoder
+    count = len(encoder.layers)
+    keep = config.layer if config.layer >= 0 else count + 1 + config.layer
+    if not 0 <= keep <= count:
+        raise BuildError(
+            "B070", f"layer {config.layer} of a model with {count}", help=f"take a layer from {-count - 1} to {count}"
+        )
+    side = model.config.image_size // model.config.patch_size
+    if config.pool == "grid" and config.grid > side:
+        raise BuildError(
+            "B070", f"a grid of {config.grid} over {side} x {side} patches", help=f"take a grid of at most {side}"
+        )
+    encoder.layers = encoder.layers[:keep]
+
+
+def _statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation that the model's preprocessor_config.json says, else CLIP's."""
+    file = _preprocessor(name)
+    if file is None:
+        return MEAN, STD
+    with _said(name):
+        said = json.loads(file.read_text(encoding="utf-8"))
+        mean, std = said.get("image_mean", MEAN), said.get("image_std", STD)
+        return [float(value) for value in mean], [float(value) for value in std]
+
+
+def _preprocessor(name: str) -> Path | None:
+    here = Path(name) / "preprocessor_config.json"
+    if Path(name).is_dir():
+        return here if here.is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    with _said(name):
+        try:
+            return Path(hf_hub_download(name, here.name))
+        except EntryNotFoundError:
+            return None
