@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from av.stream import Disposition
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lavcap_core import media
@@ -83,6 +83,7 @@ def test_frame_rule_at_variable_rate(tmp_path, ending):
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(steps=[0.02, 0.02, 0.1, 1.3, 1.3], keyframes=5, count=2, start=2.6, window=2.0, bframes=True)
 @given(
     steps=st.lists(st.sampled_from([0.02, 0.04, 0.1, 0.5, 1.3]), min_size=3, max_size=40),
     keyframes=st.integers(1, 15),

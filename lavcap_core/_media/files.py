@@ -153,17 +153,20 @@ class Demuxer:
         self.ended = False
 
     def __iter__(self) -> Iterator[Packet[Stream]]:
+        stalled = 0
         while not self.ended:
             try:
                 for packet in self._container.demux(*self._tracks):
                     if packet.size:
+                        stalled = 0
                         yield packet
                 self.ended = True
             except av.EOFError:
                 self.ended = True
             except Failure:
                 self.failures += 1
-                self.ended = self.failures >= _MAX_FAILURES
+                stalled += 1
+                self.ended = stalled >= _MAX_FAILURES
 
 
 def seconds_of(value: int | None, stream: AudioStream | VideoStream) -> float | None:

@@ -9,6 +9,7 @@ So keyframes that lie dense between wanted times save work, sparse ones cost not
 from __future__ import annotations
 
 import bisect
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -30,6 +31,7 @@ Picture = NDArray[np.uint8]
 _TOLERANCE = 0.0005
 """Containers round times, some to milliseconds."""
 _MAX_WAITING = 64 * 2**20
+_MAX_THREADS = 4
 
 
 def _turned(picture: Picture, frame: VideoFrame) -> Picture:
@@ -96,6 +98,8 @@ class Pictures:
         self.end = 0.0
         if stream.codec_context is not None:
             stream.codec_context.thread_type = "AUTO"
+            # Clips are read by several workers at a time; each thread of a decoder holds frames of its own.
+            stream.codec_context.thread_count = min(_MAX_THREADS, os.cpu_count() or 1)
             stream.codec_context.options = {"max_pixels": str(files.MAX_PIXELS)}
 
     @property

@@ -26,6 +26,7 @@ AnyStream = AudioStream | VideoStream
 _CUT = 0.5
 """Seconds that have to lack before a file counts as cut off."""
 _MARGIN = 0.1
+_SLACK = 0.0005
 _INTERLEAVE = 5.0
 """Seconds that one track is read on past the limit while another has not come that far."""
 _PREROLL = 0.5
@@ -229,7 +230,9 @@ def _require_before(packet: Packet[Stream], stream: AnyStream, zero: float) -> N
     """After a seek, a track has to go on before the wanted start, unless it only begins later."""
     begin = files.seconds_of(stream.start_time, stream)
     allowed = max(0.0, -math.inf if begin is None else begin - zero)
-    if not -math.inf < _time(packet, stream, zero) <= allowed + _MARGIN / 2:
+    # Containers seek by decoding time; what counts is when the frame is shown, which may be much later.
+    time = files.seconds_of(packet.pts if packet.pts is not None else packet.dts, stream)
+    if time is None or time - zero > allowed + _SLACK:
         raise _SeekMissedError
 
 
