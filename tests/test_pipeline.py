@@ -46,25 +46,25 @@ def test_batch_of_everything_equals_one_by_one(pipeline):
     together = [caption.text for caption in captions(pipeline, *kinds)]
     assert together == [captions(pipeline, item)[0].text for item in kinds]
     assert together[:4] == [
-        "loud 20 x 0.25, bright 4 x 1.0",
+        "loud 20 x 0.25, bright 4 x 1.00",
         "loud 6 x 0.25",
-        "bright 4 x 0.2",
-        "loud 50 x 0.25, bright 12 x 1.0",
+        "bright 4 x 0.20",
+        "loud 50 x 0.25, bright 12 x 1.00",
     ]
 
 
 def test_long_clips_are_captioned_in_segments(pipeline):
     caption = captions(pipeline, recording(40))[0]
-    assert caption.text == "loud 20 x 0.25, bright 4 x 1.0"
+    assert caption.text == "loud 20 x 0.25, bright 4 x 1.00"
     assert [(s["start"], s["end"]) for s in caption.segments] == [(0, 10), (10, 20), (20, 30), (30, 40)]
 
 
 def test_merge_can_be_chosen(toy):
     tokens = load(read_text(TOY_SPEC + "windows: {merge: tokens}\n"))
-    assert captions(tokens, recording(40))[0].text == "loud 80 x 0.25, bright 16 x 1.0"
+    assert captions(tokens, recording(40))[0].text == "loud 80 x 0.25, bright 16 x 1.00"
     segments = load(read_text(TOY_SPEC + "windows: {merge: segments}\n"))
     caption = captions(segments, recording(15))[0]
-    assert caption.text == "loud 20 x 0.25, bright 4 x 1.0. loud 10 x 0.25, bright 4 x 1.0."
+    assert caption.text == "loud 20 x 0.25, bright 4 x 1.00. loud 10 x 0.25, bright 4 x 1.00."
     assert [s["text"] for s in caption.segments] == caption.text[:-1].split(". ")
 
 
@@ -131,7 +131,7 @@ def test_python_api(toy, toy_spec, tmp_path):
     )
     pipe = lavcap_core.load(toy_spec)
     caption = pipe.caption(path)
-    assert str(caption) == caption.text == "loud 4 x 0.12, bright 4 x 1.0"
+    assert str(caption) == caption.text == "loud 4 x 0.12, bright 4 x 0.99"
     assert caption.clip == str(path)
     assert [c.text for c in pipe.caption([path, str(path)])] == [caption.text] * 2
     encoder = lavcap_core.build("audio_encoder", "loudness", width=3)

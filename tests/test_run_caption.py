@@ -51,18 +51,18 @@ def test_folder_of_twenty_with_three_bad_ones(toy, toy_spec, folder, tmp_path):
     assert len(rows) == 20
     assert sorted(row["clip"].rpartition("/")[2] for row in errors) == ["bad1.mp4", "bad2.mp4", "bad3.wav"]
     assert all(row["code"].startswith("M") and row["reason"] and row["caption"] is None for row in errors)
-    assert {row["caption"] for row in rows if row["status"] == "ok"} == {"loud 4 x 0.12, bright 4 x 1.0"}
+    assert {row["caption"] for row in rows if row["status"] == "ok"} == {"loud 4 x 0.12, bright 4 x 0.99"}
     assert f"{out}: 17 captions, 3 errors" in done.stderr
 
 
 def test_captions_on_the_terminal(toy, toy_spec, folder):
     one, two = clip(folder, "a.mp4"), clip(folder, "b.mp4", level=0, audio=None)
     done = toy.run("caption", "--spec", toy_spec, one, check=True)
-    assert done.stdout == "loud 4 x 0.12, bright 4 x 1.0\n"
+    assert done.stdout == "loud 4 x 0.12, bright 4 x 0.99\n"
     assert done.stderr == ""
     done = toy.run("caption", "--spec", toy_spec, one, two, "gone.mp4")
     assert done.returncode == 1
-    assert done.stdout.splitlines() == [f"{one}: loud 4 x 0.12, bright 4 x 1.0", f"{two}: bright 4 x 0.0"]
+    assert done.stdout.splitlines() == [f"{one}: loud 4 x 0.12, bright 4 x 0.99", f"{two}: bright 4 x 0.00"]
     assert done.stderr.startswith("gone.mp4: M001 ")
 
 
@@ -73,7 +73,7 @@ def test_sound_with_a_picture(toy, toy_spec, folder):
         folder / "a.wav", 1.0, video=None, audio="pcm_s16le", sound=tone(1.0, 16000, 1), rate=16000, layout="mono"
     )
     write_picture(folder / "a.png", grey(255)(0))
-    expected = "loud 2 x 0.12, bright 4 x 1.0\n"
+    expected = "loud 2 x 0.12, bright 4 x 0.99\n"
     done = toy.run("caption", "--spec", toy_spec, folder / "a.wav", "--image", folder / "a.png", check=True)
     assert done.stdout == expected
     assert toy.run("caption", "--spec", toy_spec, folder, check=True).stdout == expected
@@ -170,8 +170,8 @@ def test_prompts_and_starts_of_a_manifest(toy, toy_spec, folder, tmp_path):
     out = tmp_path / "captions.jsonl"
     toy.run("caption", "--spec", toy_spec, folder / "m.jsonl", "--out", out, check=True)
     assert [(row["clip"], row["caption"]) for row in rows_of(out)] == [
-        ("x", "Say it, loud 8 x 0.12, bright 4 x 1.0"),
-        ("y", "loud 4 x 0.12, bright 4 x 1.0"),
+        ("x", "Say it, loud 8 x 0.12, bright 4 x 0.99"),
+        ("y", "loud 4 x 0.12, bright 4 x 0.99"),
     ]
 
 

@@ -72,12 +72,12 @@ class Numbers(nn.Module):
 
     def _write(self, tokens, row, prompt):
         words = [prompt] if prompt else []
-        for modality, name, digits in ((AUDIO, "loud", 2), (VISUAL, "bright", 1)):
+        for modality, name in ((AUDIO, "loud"), (VISUAL, "bright")):
             values = tokens.data[row][tokens.mask[row] & (tokens.modality[row] == modality)]
             if len(values):
                 if values.max() > self.fail_above:
                     raise RuntimeError("too much for me")
-                words.append(f"{name} {len(values)} x {values.mean():.{digits}f}")
+                words.append(f"{name} {len(values)} x {values.mean():.2f}")
         return ", ".join(words) or "nothing"
 
 
