@@ -73,7 +73,7 @@ def test_sound_with_a_picture(toy, toy_spec, folder):
         folder / "a.wav", 1.0, video=None, audio="pcm_s16le", sound=tone(1.0, 16000, 1), rate=16000, layout="mono"
     )
     write_picture(folder / "a.png", grey(255)(0))
-    expected = "loud 2 x 0.12, bright 4 x 0.99\n"
+    expected = "loud 2 x 0.12, bright 4 x 1.00\n"
     done = toy.run("caption", "--spec", toy_spec, folder / "a.wav", "--image", folder / "a.png", check=True)
     assert done.stdout == expected
     assert toy.run("caption", "--spec", toy_spec, folder, check=True).stdout == expected
