@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPVisionModelWithProjection
-from transformers.utils import logging
 
 from lavcap_clip.frames import encode_frames, normalise, resize
 from lavcap_clip.plugin import ClipConfig
@@ -21,6 +19,7 @@ from lavcap_core.component import Context
 from lavcap_core.data import Padded, Tokens
 from lavcap_core.errors import BuildError, MediaError, WeightsError
 from lavcap_core.media import Clip
+from lavcap_core.pretrained import fetch_options, quiet, reading, require_complete
 from lavcap_core.tuning import apply_tune
 
 __all__ = ["MEAN", "STD", "ClipEncoder", "build"]
@@ -116,47 +115,12 @@ def _load(name: str) -> Any:
     path = Path(name)
     if not (path / "config.json").is_file() and (path.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name)):
         raise WeightsError("W070", f"{name} is no folder with config.json", help=f"a folder should hold {_FILES}")
-    with _said(name), _quiet():
+    with reading(name, _FILES, "W071", "W072"), quiet():
         model, report = CLIPVisionModelWithProjection.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True
+            name, dtype=torch.float32, output_loading_info=True, **fetch_options(name)
         )
-    # transformers fills what is missing with random numbers and only logs it.
-    missing = sorted(report["missing_keys"])
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise WeightsError("W072", f"{name} lacks weights: {missing[0]}{more}", help="fetch the model's files again")
+    require_complete(name, report, "W072")
     return model.eval()
-
-
-@contextlib.contextmanager
-def _said(name: str) -> Iterator[None]:
-    """Turns what transformers raises into one line."""
-    try:
-        yield
-    except Exception as error:
-        # transformers, huggingface_hub and safetensors share no exception class for files that can't be read.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if Path(name).exists():
-            raise WeightsError(
-                "W072", f"{name} can't be read: {reason}", help=f"a folder should hold {_FILES} of a CLIP model"
-            ) from error
-        raise WeightsError(
-            "W071",
-            f"can't get {name} from the hub: {reason}",
-            help=f"put {_FILES} of {name} into a folder and write `model: FOLDER`",
-        ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars of loading: a pipeline shows its own."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _cut(model: Any, config: ClipConfig) -> None:
@@ -181,7 +145,7 @@ def _statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
     file = _preprocessor(name)
     if file is None:
         return MEAN, STD
-    with _said(name):
+    with reading(name, _FILES, "W071", "W072"):
         said = json.loads(file.read_text(encoding="utf-8"))
         mean, std = said.get("image_mean", MEAN), said.get("image_std", STD)
         return [float(value) for value in mean], [float(value) for value in std]
@@ -191,11 +155,15 @@ def _preprocessor(name: str) -> Path | None:
     here = Path(name) / "preprocessor_config.json"
     if Path(name).is_dir():
         return here if here.is_file() else None
+    if name.startswith("openai/clip-"):
+        return None  # whose statistics MEAN and STD are
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    with _said(name):
+    with reading(name, _FILES, "W071", "W072"):
         try:
-            return Path(hf_hub_download(name, here.name))
+            return Path(hf_hub_download(name, here.name, **fetch_options(name)))
+        except LocalEntryNotFoundError:
+            raise  # the hub may have one; other statistics than the model's would go unnoticed
         except EntryNotFoundError:
             return None

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-from transformers.utils import logging
 
 from lavcap_core.errors import BuildError, WeightsError
+from lavcap_core.pretrained import fetch_options, quiet, reading, require_complete
 
 __all__ = ["load"]
 
@@ -35,20 +34,21 @@ def load(name: str, dtype: torch.dtype | None) -> tuple[Any, Any]:
         BuildError: B080 if a GGUF file is asked for and gguf is not installed.
     """
     place, file = _find(name)
-    source: dict[str, Any] = {"trust_remote_code": False}
+    fetch = fetch_options(place)
+    source: dict[str, Any] = {"trust_remote_code": False, **fetch}
     if file is not None:
         _require_gguf()
         dtype = dtype or torch.float32
         source.update(_gguf_options(file))
-    with _said(name), _quiet():
+    with reading(name, _FILES, "W081", "W082"), quiet():
         model, report = AutoModelForCausalLM.from_pretrained(
-            place, dtype=dtype or "auto", output_loading_info=True, **source
+            place, dtype=dtype or "auto", output_loading_info=True, adapter_kwargs=fetch, **source
         )
         source.pop("quantization_config", None)
         tokenizer = AutoTokenizer.from_pretrained(place, **source)
         if file is not None:
             model = _unpacked(model, dtype or torch.float32)
-    _require_complete(name, report)
+    require_complete(name, report, "W082")
     _set_ends(name, model, tokenizer)
     return model.eval(), tokenizer
 
@@ -85,37 +85,6 @@ def _require_gguf() -> None:
         ) from error
 
 
-@contextlib.contextmanager
-def _said(name: str) -> Iterator[None]:
-    """Turns what transformers raises into one line."""
-    try:
-        yield
-    except Exception as error:
-        # transformers, safetensors and gguf share no exception class for files that can't be read.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if Path(name).exists():
-            raise WeightsError(
-                "W082", f"{name} can't be read: {reason}", help=f"a folder should hold {_FILES} of a causal LM"
-            ) from error
-        raise WeightsError(
-            "W081",
-            f"can't get {name} from the hub: {reason}",
-            help=f"put {_FILES} of {name} into a folder and write `model: FOLDER`",
-        ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars of loading: a pipeline shows its own."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def _gguf_options(file: str) -> dict[str, Any]:
     options: dict[str, Any] = {"gguf_file": file}
     # Newer versions leave weights packed unless told; older ones know no such setting and always unpack.
@@ -134,16 +103,6 @@ def _unpacked(model: Any, dtype: torch.dtype) -> Any:
     copy = AutoModelForCausalLM.from_config(config, dtype=dtype)
     copy.load_state_dict(model.state_dict())
     return copy
-
-
-def _require_complete(name: str, report: Any) -> None:
-    # transformers fills what is missing with random numbers and only logs it.
-    missing = sorted(report["missing_keys"])
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise WeightsError(
-            "W082", f"{name} lacks weights: {missing[0]}{more}", help="fetch the model's files again, all of them"
-        )
 
 
 def _set_ends(name: str, model: Any, tokenizer: Any) -> None:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
+from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, GraniteConfig
 
 from lavcap_core.component import Port, Tune
 from lavcap_core.data import AUDIO, VISUAL, Tokens
@@ -17,8 +18,9 @@ from lavcap_core.interfaces import Decoder, Generate
 from lavcap_core.tuning import load_trained, trained_state
 from lavcap_llama.decoder import LlamaDecoder, build
 from lavcap_llama.plugin import DecoderConfig
+from lavcap_llama.text import Text
 
-from .conftest import Place
+from .conftest import Place, tokenizer
 
 Make = Callable[..., LlamaDecoder]
 CAPTIONS = ["a dog barks", "rain", "two birds sing in a tree", "a bell"]
@@ -356,6 +358,33 @@ def test_smollm2_answers_a_question_that_comes_as_tokens() -> None:
     tokens.mask[:, :2] = False
     assert "Paris" in decoder.generate(tokens, Generate(beams=2, max_new_tokens=12))[0]
     texts = ["The capital of France is Paris.", "Paris is of the. France capital The"]
-    sense, nonsense = (float(decoder.loss(tokens, [text])) for text in texts)
+    sense, nonsense = (decoder.loss(tokens, [text]).item() for text in texts)
     assert sense < 0.5 * nonsense
     assert all(type(p) is torch.nn.Parameter and p.is_contiguous() for p in decoder.model.parameters())
+
+
+@pytest.mark.parametrize("family", ["granite", "gemma2", "gpt2"])
+def test_other_families_keep_what_they_do_to_their_logits(family: str) -> None:
+    sizes = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    words = tokenizer()
+    configs = {
+        "granite": lambda: GraniteConfig(vocab_size=len(words), num_key_value_heads=2, logits_scaling=0.3, **sizes),
+        "gemma2": lambda: Gemma2Config(
+            vocab_size=len(words), num_key_value_heads=2, head_dim=6, final_logit_softcapping=0.5, **sizes
+        ),
+        "gpt2": lambda: GPT2Config(vocab_size=len(words), n_embd=24, n_layer=2, n_head=4),
+    }
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(configs[family]()).eval()
+    decoder = LlamaDecoder(model, Text(words, "{tokens}"), torch.nn.Linear(6, 24))
+    tokens, ids = some(3, 4), [*words.encode(" dog", add_special_tokens=False), 1]
+    embed = model.get_input_embeddings()
+    for row in range(2):
+        alone = one(tokens, row)
+        inputs = torch.cat([embed(torch.tensor([0])), decoder.projector(alone.data[0]), embed(torch.tensor(ids))])
+        labels = torch.tensor([-100] * (len(inputs) - len(ids)) + ids)
+        expected = model(inputs_embeds=inputs[None], labels=labels[None]).loss * len(ids)
+        torch.testing.assert_close(decoder.loss(tokens, ["dog"] * 2)[row], expected, rtol=1e-4, atol=1e-4)
+    options = Generate(beams=1, max_new_tokens=6)
+    model.generation_config.update(eos_token_id=[1], pad_token_id=1)
+    assert decoder.generate(tokens, options) == [decoder.generate(one(tokens, row), options)[0] for row in range(2)]
