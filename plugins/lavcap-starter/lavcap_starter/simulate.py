@@ -87,7 +87,7 @@ def split(caption: str) -> tuple[Clause, ...]:
     start, step, joint = 0, 0, ""
     for match in [*_JOINT.finditer(caption), None]:
         end = match.start() if match else len(caption)
-        if caption[start:end].strip(" ."):
+        if caption[start:end].strip().rstrip(".").strip():
             clauses.append(_clause(caption, start, end, step, joint))
         if match:
             step += match.lastgroup == "then" and bool(clauses)
