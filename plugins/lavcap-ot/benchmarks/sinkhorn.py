@@ -1,8 +1,8 @@
 """Times of the transport `sinkhorn` beside POT's and a plain loop.
 
-Run as ``python benchmarks/sinkhorn.py --threads 2``. All contestants take turns within each round, and the minimum over
-the rounds counts, so that whatever else the machine does disturbs all of them alike. Before anything is timed, plans are
-compared with POT's in float64.
+Run as ``python benchmarks/sinkhorn.py --threads 2``. All contestants take turns within each round, and the minimum
+over the rounds counts, so that whatever else the machine does disturbs all of them alike. Before anything is timed,
+plans are compared with POT's in float64.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def _block_size(cost: Tensor) -> int:
 def _solve_block(
     cost: Tensor, a: Tensor, b: Tensor, epsilon: float, iterations: int, method: Method, free: bool
 ) -> Solution:
-    if free and bool((a > 0).all()) and bool((b > 0).all()):
+    if free and bool(torch.minimum(a.detach().amin(), b.detach().amin()) > 0):
         low = cost.detach().amin(dim=(1, 2))
         logits = (low[:, None, None] - cost).div_(epsilon)
         return _finish(_run(method, logits, a, b, iterations, free), low, a, b, epsilon)
