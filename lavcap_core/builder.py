@@ -88,6 +88,7 @@ def build_use(use: Use, inputs: Mapping[str, Port] | None = None, registry: Regi
 
 
 def _call(use: Use, builder: Builder) -> Any:
+    _require_requirements(use, builder.registry or installed())
     module, _, function = use.component.factory.partition(":")
     try:
         factory = getattr(importlib.import_module(module), function)
@@ -96,6 +97,15 @@ def _call(use: Use, builder: Builder) -> Any:
         help = f"pip install '{use.distribution}' with its requirements, or: pip install {package}"
         raise BuildError("B001", f"{use.kind} '{use.name}' can't be built: {error}", help=help) from error
     return factory(use.config, builder)
+
+
+def _require_requirements(use: Use, registry: Registry) -> None:
+    """Compares the plugin's requirements before anything of it is imported: a conflict would show as a riddle."""
+    entry = registry.find(use.kind, f"{use.distribution}/{use.name}")
+    missing = entry.unmet()
+    if missing:
+        help = "pip install " + " ".join(f"'{text}'" for text in missing)
+        raise BuildError("B001", f"{use.kind} '{use.name}' can't be built: it needs {', '.join(missing)}", help=help)
 
 
 def build_recipe(spec: Spec, registry: Registry | None = None) -> Any:

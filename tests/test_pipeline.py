@@ -176,5 +176,18 @@ def test_factory_whose_library_is_missing(toy):
     assert caught.value.code == "B001"
 
 
+def test_requirement_that_is_not_met_is_named_before_the_import(toy):
+    plugin = (
+        "from lavcap_core.component import Component, Config\n"
+        "class C(Config): pass\n"
+        "old = Component('fuser', 'old', C, 'lavcap_old:build', 's')\n"
+    )
+    points = {"lavcap.fuser": {"old": "lavcap_old.plugin:old"}}
+    files = {"lavcap_old/__init__.py": "", "lavcap_old/plugin.py": plugin}
+    toy.add("lavcap-old", points, files, requires=["numpy<1"])
+    with pytest.raises(BuildError, match="it needs numpy<1"):
+        lavcap_core.build("fuser", "old")
+
+
 def test_filled_spec_is_json(pipeline):
     assert json.loads(json.dumps(pipeline.spec.filled()))["backend"]["use"] == "torch"
