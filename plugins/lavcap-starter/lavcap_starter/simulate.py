@@ -425,8 +425,10 @@ class Painter:
     def __init__(self, sound: Classes, alike: Floats, alike_pictures: Floats, slope: float = 19.0) -> None:
         self._alike, self._pictures, self._slope = alike, alike_pictures, slope
         self._above: list[list[int]] = [[] for _ in sound.names]
+        self._below: list[list[int]] = [[] for _ in sound.names]
         for above, below in sound.links:
             self._above[below].append(above)
+            self._below[above].append(below)
 
     def sounds(self, scene: Scene, rng: np.random.Generator) -> Floats:
         """[windows, C] posteriors of what is heard."""
@@ -451,7 +453,11 @@ class Painter:
 
     def near(self, sound: int, rng: np.random.Generator) -> int:
         """A class that is easily taken for a class."""
-        return int(rng.choice(np.argsort(-self._alike[sound])[1:8]))
+        return int(rng.choice(np.argsort(-self._alike[sound])[1:10]))
+
+    def below(self, sound: int) -> Sequence[int]:
+        """The kinds of a class."""
+        return self._below[sound]
 
     def _profile(self, event: Event, rng: np.random.Generator) -> NDArray[np.float64]:
         """[C] logits of everything that answers to an event: what sounds alike, what is more general, and errors."""
@@ -478,7 +484,7 @@ class Painter:
         """[frames, P] posteriors of what is seen: one still picture, or one that changes a little."""
         count = len(self._pictures)
         shown = int(rng.choice(scene.pictures))
-        sharp = rng.uniform(8.0, 20.0)
+        sharp = rng.uniform(5.0, 20.0)
         logits = sharp * self._pictures[shown] + rng.normal(0.0, 1.0, count)
         if rng.random() < 0.25:  # a drawing, or a bad angle: something else may win
             logits[rng.choice(np.argsort(-self._pictures[shown])[:30])] += rng.uniform(2.0, sharp)
@@ -527,7 +533,7 @@ class Chances:
 
     swap: float = 0.2
     made: float = 0.4
-    told: float = 0.25
+    told: float = 0.4
     unrelated: float = 0.3
     blind: float = 0.3
     silent: float = 0.1
@@ -574,6 +580,9 @@ class Simulator:
     ) -> None:
         self._captions, self._sources, self._painter = captions, sources, painter
         self._pictures, self._frames = pictures, frames
+        sounding = {index for family in sources.families.values() for source in family for index in source.pictures}
+        # The first 398 classes of ImageNet are animals.
+        self._mute = np.asarray([index for index in range(398, painter.pictures) if index not in sounding])
         self._chances = chances or Chances()
 
     def __call__(self, rng: np.random.Generator) -> Example:
@@ -641,17 +650,26 @@ class Simulator:
         if not must and draw < self._chances.blind:
             return (), None
         if not must and (draw < self._chances.blind + self._chances.unrelated or not can):
-            return (int(rng.integers(self._painter.pictures)),), None
+            return (self._elsewhere(rng),), None
         told = can[int(rng.integers(len(can)))]
         return told.pictures, told
 
     def _vague(self, part: _Part, rng: np.random.Generator) -> _Part:
-        """The same part, heard as something more general, or as what is easily taken for it."""
+        """The same part, heard as something more general, as what is easily taken for it, or as any of its family."""
         if not part.sounds or not (above := self._painter.above(part.sounds[0])):
             return part
-        if len(above) > 1 and rng.random() < 0.3:
+        draw = rng.random()
+        if draw < 0.4:
+            return replace(part, sounds=(int(rng.choice(above)),))
+        if draw < 0.8:
             return replace(part, sounds=(self._painter.near(part.sounds[0], rng),))
-        return replace(part, sounds=(int(rng.choice(above)),))
+        return replace(part, sounds=(int(rng.choice(self._painter.below(above[0]))),))
+
+    def _elsewhere(self, rng: np.random.Generator) -> int:
+        """A picture that has nothing to do with the sound: mostly of a thing that makes none."""
+        if rng.random() < 0.75:
+            return int(rng.choice(self._mute))
+        return int(rng.integers(self._painter.pictures))
 
     def _scene(self, parts: Sequence[_Part], rng: np.random.Generator) -> Scene:
         windows = WINDOWS if rng.random() < 0.6 else int(rng.integers(1, WINDOWS + 1))
