@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lavcap_core.component import Context
 from lavcap_core.data import VISUAL, Padded, Tokens
 from lavcap_core.media import Clip
+from lavcap_core.tuning import keep_eval
 from lavcap_starter.classes import load
 from lavcap_starter.encoding import Speaker, load_weights, vocabulary
 from lavcap_starter.plugin import WIDTH, EfficientNetConfig
@@ -111,13 +112,10 @@ class EfficientNetEncoder(nn.Module):
         super().__init__()
         self.network = EfficientNetLite0()
         self.network.load_state_dict(state, strict=False)  # only counters of training steps are not there
-        self.requires_grad_(False).eval()
+        # Batch norms keep the statistics they were trained with, and a checkpoint need not hold them.
+        keep_eval(self.requires_grad_(False))
         self.speaker = Speaker(vocabulary, mixing)
         self.width, self.frames, self.image_size = self.speaker.width, frames, image_size
-
-    def train(self, mode: bool = True) -> EfficientNetEncoder:
-        """Stays in evaluation: its batch norms keep the statistics they were trained with."""
-        return super().train(False)
 
     def prepare(self, clip: Clip) -> Tensor:
         """Frames [F, 3, S, S] uint8 of a clip."""
