@@ -21,6 +21,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from numpy.typing import NDArray
 
+import lavcap_core as lavcap
+from lavcap_core import media, presets
+from lavcap_core.builder import build_use
+
 CLIP = Path(__file__).parent / "out-of-step.mp4"
 SETTINGS = ("weights=null", "visual_encoder.frames=6")
 
@@ -134,17 +138,15 @@ def look(clip: Path) -> Seen:
     """Runs the starter's encoders and aligner on a clip's first window."""
     import torch
 
-    import lavcap_core as lavcap
     from lavcap_core.data import collate
     from lavcap_starter.yamnet import PATCH_HOP, log_mel
 
-    pipe = lavcap.load("starter", SETTINGS)
-    window = pipe.read(clip).recording.windows[0]
-    recipe: Any = pipe.recipe
+    recipe = _recipe()
+    window = media.read(clip, recipe.request()).windows[0]
     with torch.inference_mode():
         audio, visual = (collate([features]) for features in recipe.prepare(window))
         sounds, pictures = recipe.encode(audio, visual, torch.tensor([window.seconds]))
-        aligned = recipe.fuse(sounds, pictures)[1]
+        aligned = recipe.aligner(sounds, pictures)
     assert window.frames is not None
     heard, seen = sounds.mask[0], pictures.mask[0]
     plan = aligned.alignment.plan[0][heard][:, seen]
@@ -160,6 +162,23 @@ def look(clip: Path) -> Seen:
         epsilon=recipe.aligner.transport.epsilon,
         hop=PATCH_HOP,
     )
+
+
+def _recipe() -> Any:
+    """The preset's recipe without its decoder: the plan needs none."""
+    from lavcap_core.recipes.captioner import Captioner
+
+    preset = presets.find("starter")
+    assert preset is not None, "pip install lavcap-starter"
+    spec = lavcap.check(preset, SETTINGS)
+    parts: dict[str, Any] = {}
+    for name in ("audio_encoder", "visual_encoder", "aligner"):
+        use = spec.parts[name]
+        assert use is not None
+        parts[name] = build_use(use, spec.wiring.inputs[name])
+    nothing: Any = None
+    windows: Any = spec.sections["windows"]
+    return Captioner(**parts, fuser=nothing, decoder=nothing, windows=windows).eval()
 
 
 def _names(encoder: Any, batch: Any, kind: str, mask: Any) -> list[str]:
