@@ -160,5 +160,5 @@ def build(config: EfficientNetConfig, context: Context) -> EfficientNetEncoder:
     """
     state = load_weights(context.locate(config.model), EfficientNetLite0)
     names = vocabulary(context, load("picture"), "picture", config.centre, WIDTH)
-    mixing = Mixing(config.top, config.power, config.floor)
+    mixing = Mixing(config.top, config.power, config.floor, config.vague)
     return EfficientNetEncoder(state, names, mixing, config.frames, config.image_size)

@@ -32,6 +32,7 @@ class YamnetConfig(_NamesConfig):
 
     model: ModelName = Field("starter:yamnet", description="File with the converted weights.")
     floor: float = Field(0.1, ge=0, le=1, description="Windows whose strongest evidence is below it are masked.")
+    vague: bool = Field(True, description="Keep the windows of a clip none of which reaches the floor.")
 
 
 class EfficientNetConfig(_NamesConfig):
@@ -40,7 +41,9 @@ class EfficientNetConfig(_NamesConfig):
     model: ModelName = Field("starter:efficientnet_lite0", description="File with the converted weights.")
     frames: int = Field(10, ge=1, le=600, description="Frames per window.")
     image_size: int = Field(224, ge=64, le=512, description="Height and width of the frames in pixels.")
-    floor: float = Field(0.1, ge=0, le=1, description="Frames whose strongest evidence is below it are masked.")
+    floor: float = Field(0.15, ge=0, le=1, description="Frames whose strongest evidence is below it are masked.")
+    # A badge or a curve on the screen looks a little like many things; the sound is told better without them.
+    vague: bool = Field(False, description="Keep the frames of a clip none of which reaches the floor.")
 
 
 class WeightsConfig(Config):

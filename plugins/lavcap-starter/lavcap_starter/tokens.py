@@ -27,13 +27,14 @@ class Mixing:
     Attributes:
         top: names per token at most.
         power: exponent on the evidence before it becomes a weight; above 1 favours the strongest name.
-        floor: a window whose strongest evidence is below this names nothing and is masked, unless that holds for all
-            windows of its sample.
+        floor: a window whose strongest evidence is below this names nothing and is masked.
+        vague: whether a sample none of whose windows reach the floor keeps them all.
     """
 
     top: int = 3
     power: float = 2.0
     floor: float = 0.1
+    vague: bool = True
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,8 @@ def confident(posteriors: Tensor, vocabulary: Vocabulary, mixing: Mixing, mask: 
     Args:
         posteriors: [B, N, C] in 0..1.
         vocabulary: the classes.
-        mixing: with the floor.
-        mask: [B, N] bool, the windows that are real. A sample none of whose windows reach the floor keeps them all:
-            a vague caption is better than none.
+        mixing: with the floor, and what is done where none reach it.
+        mask: [B, N] bool, the windows that are real.
     """
     sure = mask & (evidence(posteriors, vocabulary).amax(dim=-1) >= mixing.floor)
-    return torch.where(sure.any(dim=1, keepdim=True), sure, mask)
+    return torch.where(sure.any(dim=1, keepdim=True), sure, mask) if mixing.vague else sure

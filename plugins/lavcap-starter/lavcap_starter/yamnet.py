@@ -170,4 +170,4 @@ def build(config: YamnetConfig, context: Context) -> YamnetEncoder:
     """
     state = load_weights(context.locate(config.model), YamnetNetwork)
     names = vocabulary(context, load("sound"), "sound", config.centre, WIDTH)
-    return YamnetEncoder(state, names, Mixing(config.top, config.power, config.floor))
+    return YamnetEncoder(state, names, Mixing(config.top, config.power, config.floor, config.vague))
