@@ -11,7 +11,7 @@ PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml) constraints.txt
 SOURCES := lavcap_core $(wildcard plugins/lavcap-*/lavcap_*)
 CLIP ?= plugins/lavcap-starter/lavcap_starter/demo/dog-and-cat.mp4
 
-.PHONY: caption test lint format wheels clean
+.PHONY: caption test lint format wheels docs clean
 
 caption: $(VENV)/.caption
 	$(BIN)/lavcap caption $(CLIP)
@@ -32,6 +32,10 @@ format: $(VENV)/.dev
 wheels: $(VENV)/.dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w wheels . $(wildcard plugins/lavcap-*)
 	@ls wheels
+
+# The tables of the reference, out of the registry, the configuration models and the pages; a test holds them to it.
+docs: $(VENV)/.dev
+	$(BIN)/python docs/reference/make.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -60,6 +60,9 @@ def wire(slots: Mapping[str, RecipeSlot], parts: Mapping[str, Use | None]) -> Wi
             missing = " and ".join(port for port in slot.takes if port not in ports)
             skipped[name] = f"there are no {missing} tokens"
             continue
+        if slot.takes and not arriving:
+            problems.append((name, _nothing_arrives(slot)))
+            break
         inputs[name] = arriving
         wires += [Wire(port, arriving[port], origin[port], name) for port in arriving]
         try:
@@ -70,3 +73,8 @@ def wire(slots: Mapping[str, RecipeSlot], parts: Mapping[str, Use | None]) -> Wi
         ports.update(leaving)
         origin.update(dict.fromkeys(leaving, name))
     return Wiring(tuple(wires), inputs, skipped, tuple(problems))
+
+
+def _nothing_arrives(slot: RecipeSlot) -> Problem:
+    wanted = " or ".join(slot.takes)
+    return Problem("P002", f"no {wanted} tokens arrive: no part before it gives any", "add an encoder to the spec")

@@ -199,7 +199,8 @@ _FAILED: Any = object()
 def _shorthand(node: Node) -> Node:
     """``fuser: concat`` for ``fuser: {use: concat}``."""
     if isinstance(node.value, str):
-        return Node({"use": node}, node.line, node.column, node.file, node.key, node.lines)
+        name = replace(node, key=None)  # a problem with the name is shown at the name
+        return Node({"use": name}, node.line, node.column, node.file, node.key, node.lines)
     return node
 
 

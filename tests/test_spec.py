@@ -81,6 +81,16 @@ def test_ports_are_checked_once_the_rest_is_right(toy):
     assert found[0].help == "set aligner.project: WIDTH"
 
 
+def test_spec_without_an_encoder(toy):
+    found = problems_of("lavcap: 1\nfuser: join\ndecoder: numbers\n")
+    assert [(p.code, p.key, p.line, p.column) for p in found] == [("P002", "fuser.use", 2, 8)]
+
+
+def test_misspelt_shorthand_is_shown_at_the_name(toy):
+    found = problems_of("lavcap: 1\naudio_encoder: loudness\nfuser: joim\ndecoder: numbers\n")
+    assert [(p.code, p.line, p.column) for p in found] == [("R001", 3, 8)]
+
+
 def test_shorthand_and_defaults(toy):
     spec = read_text(TOY_SPEC.replace("{use: join}", "join"))
     assert spec.recipe.name == "captioner"

@@ -121,7 +121,7 @@ class EfficientNetEncoder(nn.Module):
         """Frames [F, 3, S, S] uint8 of a clip."""
         if clip.frames is None:
             return torch.zeros(0, 3, self.image_size, self.image_size, dtype=torch.uint8)
-        return torch.from_numpy(clip.frames).permute(0, 3, 1, 2).contiguous()
+        return torch.tensor(clip.frames).permute(0, 3, 1, 2).contiguous()
 
     @torch.no_grad()
     def posteriors(self, batch: Padded) -> Tensor:
