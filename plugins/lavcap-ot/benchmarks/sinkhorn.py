@@ -11,6 +11,7 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import ot
@@ -32,9 +33,9 @@ def problem(batch: int, n: int, m: int) -> Problem:
     return -(x @ y.mT), torch.full((batch, n), 1 / n), torch.full((batch, m), 1 / m)
 
 
-def ours(gradient: Any, iterations: int) -> Plan:
+def ours(gradient: Any, iterations: int, compiled: bool = True) -> Plan:
     """The transport of this package, with the bound of a cosine."""
-    transport = Sinkhorn(EPSILON, iterations=iterations, gradient=gradient)
+    transport = Sinkhorn(EPSILON, iterations=iterations, gradient=gradient, compiled=compiled)
     transport.bind(2.0)
     return lambda cost, a, b: transport(cost, a, b).plan
 
@@ -119,7 +120,7 @@ def check(contestants: dict[str, Plan], data: Problem, iterations: int) -> None:
 
 def report(title: str, times: dict[str, float], base: str) -> None:
     """Prints times and ratios to ours."""
-    print(f"\n{title}")
+    print(f"\n{title} (x: as a multiple of {base})")
     for name, value in times.items():
         print(f"  {name:<42}{value:10.2f} ms {value / times[base]:8.1f} x")
 
@@ -130,6 +131,7 @@ def run_size(batch: int, n: int, m: int, iterations: int, rounds: int) -> None:
     print(f"\n=== batch {batch}, {n} x {m} tokens, {iterations} iterations, {torch.get_num_threads()} threads ===")
     plans = {
         "lavcap-ot": ours("implicit", iterations),
+        "lavcap-ot without numba": ours("implicit", iterations, compiled=False),
         "POT sinkhorn_log, loop over samples": pot_loop(iterations),
         "POT solve_batch, log_sinkhorn": pot_batch("log_sinkhorn", iterations),
         "POT solve_batch, sinkhorn": pot_batch("sinkhorn", iterations),
@@ -139,6 +141,7 @@ def run_size(batch: int, n: int, m: int, iterations: int, rounds: int) -> None:
     report("forward", best({k: partial(forward, p, data) for k, p in plans.items()}, rounds), "lavcap-ot")
     trained = {
         "lavcap-ot, implicit (plan)": ours("implicit", iterations),
+        "lavcap-ot without numba, implicit (plan)": ours("implicit", iterations, compiled=False),
         "lavcap-ot, envelope (value)": ours_value(iterations),
         "lavcap-ot, unrolled (plan)": ours("unrolled", iterations),
         "POT sinkhorn_log, loop over samples": pot_loop(iterations),
@@ -159,6 +162,8 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=50)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if find_spec("numba") is None:
+        print("numba isn't installed: nothing runs compiled")
     for size in options.sizes:
         batch, n, m = (int(part) for part in size.split("x"))
         run_size(batch, n, m, options.iterations, options.rounds)

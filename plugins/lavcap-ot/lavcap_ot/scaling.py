@@ -3,14 +3,20 @@
 The plan is P = diag(f) K diag(g) with K = exp(-(C - min C) / epsilon). From f = 1, each iteration sets
 g = b / (K^T f), then f = a / (K g), so that the marginal a ends exact (Cuturi 2013, algorithm 1; LAVCap eq. 2-3).
 Shapes: cost C [B, N, M], weights a [B, N] and b [B, M].
+
+Where numba is installed (`lavcap-ot[fast]`), the exponential domain runs compiled on a CPU: see `lavcap_ot.compiled`.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import warnings
+from functools import cache
+from importlib.util import find_spec
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 __all__ = ["LIMIT", "Method", "Solution", "solve"]
 
@@ -45,7 +51,9 @@ class Solution(NamedTuple):
     marginal_error: Tensor
 
 
-def solve(cost: Tensor, a: Tensor, b: Tensor, epsilon: float, iterations: int, method: Method) -> Solution:
+def solve(
+    cost: Tensor, a: Tensor, b: Tensor, epsilon: float, iterations: int, method: Method, compiled: bool = True
+) -> Solution:
     """Runs a fixed number of iterations, differentiably.
 
     No value decides what is run, except on a CPU that isn't tracing: there masks are skipped where nothing is masked,
@@ -58,7 +66,45 @@ def solve(cost: Tensor, a: Tensor, b: Tensor, epsilon: float, iterations: int, m
         epsilon: weight of the entropy, in units of the cost.
         iterations: number of iterations.
         method: domain in which they run.
+        compiled: whether the compiled iterations may be used, where they can be and nothing is differentiated.
     """
+    fast = _compiled_solver() if compiled and method == "exponential" and _is_plain(cost, a, b) else None
+    found = fast(cost, a, b, epsilon, iterations, LIMIT[cost.dtype]) if fast and iterations > 0 else None
+    return Solution(*found) if found else _solve(cost, a, b, epsilon, iterations, method)
+
+
+class _Compiled(Protocol):
+    def __call__(
+        self, cost: Tensor, a: Tensor, b: Tensor, epsilon: float, iterations: int, limit: float, /
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None: ...
+
+
+@cache
+def _compiled_solver() -> _Compiled | None:
+    """Compiled iterations, None without numba."""
+    if find_spec("numba") is None:
+        return None
+    try:
+        from lavcap_ot import compiled
+    except (ImportError, RuntimeError) as error:  # made for another numpy, or nowhere to keep what it compiles
+        warnings.warn(f"the Sinkhorn iterations run without numba, which can't be used: {error}", stacklevel=2)
+        return None
+    return compiled.solve
+
+
+def _is_plain(*tensors: Tensor) -> bool:
+    """Whether the numbers of some tensors, on a CPU, are all that matters: nothing records or differentiates them."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return False
+    grad = torch.is_grad_enabled()
+    return all(
+        type(x) is Tensor and x.device.type == "cpu" and x.dtype == tensors[0].dtype and x.dtype in LIMIT
+        and not (grad and x.requires_grad) and forward_ad.unpack_dual(x).tangent is None  # type: ignore[no-untyped-call]
+        for x in tensors
+    )  # fmt: skip
+
+
+def _solve(cost: Tensor, a: Tensor, b: Tensor, epsilon: float, iterations: int, method: Method) -> Solution:
     free = cost.device.type == "cpu" and not torch.compiler.is_compiling()
     block = _block_size(cost) if free else cost.shape[0]
     if block >= cost.shape[0]:

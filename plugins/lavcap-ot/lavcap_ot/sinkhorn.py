@@ -34,6 +34,8 @@ class Sinkhorn(nn.Module):
             else stabilised.
         gradient: ``implicit``: of plan and value, at the optimum; ``envelope``: of the value only;
             ``unrolled``: through the iterations.
+        compiled: on a CPU, exponential iterations that nothing is differentiated through run compiled where numba is
+            installed.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class Sinkhorn(nn.Module):
         iterations: int = 50,
         method: Literal["auto", "exponential", "stabilised", "log"] = "auto",
         gradient: Literal["implicit", "envelope", "unrolled"] = "implicit",
+        compiled: bool = True,
     ) -> None:
         super().__init__()
         self.epsilon = epsilon
         self.relative = relative
         self.iterations = iterations
         self.gradient = gradient
+        self.compiled = compiled
         self._auto = method == "auto"
         self.method: Method = "stabilised" if method == "auto" else method
 
@@ -97,7 +101,9 @@ class Sinkhorn(nn.Module):
         return plan, value * unit, error
 
     def _absolute(self, cost: Tensor, a: Tensor, b: Tensor) -> _Solved:
-        solver = partial(solve, epsilon=self.epsilon, iterations=self.iterations, method=self.method)
+        solver = partial(
+            solve, epsilon=self.epsilon, iterations=self.iterations, method=self.method, compiled=self.compiled
+        )
         needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (cost, a, b))
         if self.gradient == "unrolled" or not needs_grad:
             solution = solver(cost, a, b)
