@@ -496,8 +496,8 @@ class Painter:
         sharp = rng.uniform(5.0, 20.0) if scene.clear else rng.uniform(3.0, 12.0)
         logits = sharp * self._pictures[shown] + rng.normal(0.0, 1.0, count)
         if rng.random() < 0.25:  # a drawing, or a bad angle: something else may win
-            logits[rng.choice(np.argsort(-self._pictures[shown])[:30])] += rng.uniform(2.0, sharp)
-            logits[int(rng.integers(count))] += rng.uniform(4.0, 1.2 * sharp)
+            logits[rng.choice(np.argsort(-self._pictures[shown])[:30])] += sharp * rng.uniform(0.2, 1.0)
+            logits[int(rng.integers(count))] += sharp * rng.uniform(0.4, 1.2)
         jitter = 0.0 if rng.random() < 0.5 else rng.uniform(0.2, 1.5)
         moving = logits + jitter * rng.normal(0.0, 1.0, (frames, count))
         grown = np.exp(moving - moving.max(axis=1, keepdims=True))

@@ -223,7 +223,7 @@ def test_a_source_that_no_sound_names_is_always_seen(sources, painter):
     assert found > 5
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.integers(0, 10**6))
 def test_examples_are_well_formed(seed):
     example = simulator(*made())(np.random.default_rng(seed))
