@@ -554,12 +554,16 @@ class Chances:
 
 @dataclass(frozen=True)
 class _Part:
-    """What a clause stands for: its classes, its step in time, pictures of it, and whether only they tell it."""
+    """What a clause stands for.
+
+    Its classes, its step in time, pictures of it, whether only they tell it, and whether it is heard badly.
+    """
 
     sounds: tuple[int, ...]
     step: int
     pictures: tuple[int, ...]
     unheard: bool = False
+    faint: bool = False
 
     @classmethod
     def of(cls, source: Source, step: int) -> _Part:
@@ -590,6 +594,7 @@ class Simulator:
         self._captions, self._sources, self._painter = captions, sources, painter
         self._pictures, self._frames = pictures, frames
         sounding = {index for family in sources.families.values() for source in family for index in source.pictures}
+        self._sounding = np.asarray(sorted(sounding))
         # The first 398 classes of ImageNet are animals.
         self._mute = np.asarray([index for index in range(398, painter.pictures) if index not in sounding])
         self._chances = chances or Chances()
@@ -671,14 +676,15 @@ class Simulator:
         if draw < 0.4:
             return replace(part, sounds=(int(rng.choice(above)),))
         if draw < 0.8:
-            return replace(part, sounds=(self._painter.near(part.sounds[0], rng),))
-        return replace(part, sounds=(int(rng.choice(self._painter.below(above[0]))),))
+            return replace(part, sounds=(self._painter.near(part.sounds[0], rng),), faint=True)
+        return replace(part, sounds=(int(rng.choice(self._painter.below(above[0]))),), faint=True)
 
     def _elsewhere(self, rng: np.random.Generator) -> int:
         """A picture that has nothing to do with the sound: mostly of a thing that makes none."""
-        if rng.random() < 0.75:
+        draw = rng.random()
+        if draw < 0.7:
             return int(rng.choice(self._mute))
-        return int(rng.integers(self._painter.pictures))
+        return int(rng.choice(self._sounding) if draw < 0.85 else rng.integers(self._painter.pictures))
 
     def _scene(self, parts: Sequence[_Part], rng: np.random.Generator) -> Scene:
         windows = WINDOWS if rng.random() < 0.6 else int(rng.integers(1, WINDOWS + 1))
@@ -690,7 +696,7 @@ class Simulator:
             first, last = edges[place], max(edges[place + 1], edges[place] + 1)
             # Sounds often start before the ones that a caption tells first have ended.
             last = min(windows, last + int(rng.integers(0, 3)))
-            events += _sounding(part.sounds, first, last, rng)
+            events += _sounding(part.sounds, first, last, 0.2 if part.faint else 1.7, rng)
         if rng.random() < self._chances.noise:
             # Speech (class 0) is what a tagger hears most readily where there is none.
             sound = 0 if rng.random() < 0.25 else int(rng.integers(len(self._pictures)))
@@ -732,8 +738,8 @@ def _edges(windows: int, steps: int, rng: np.random.Generator) -> list[int]:
     return [0, *(int(cut) for cut in cuts), windows]
 
 
-def _sounding(sounds: Sequence[int], first: int, last: int, rng: np.random.Generator) -> list[Event]:
-    """Events of a clause's classes inside a stretch of windows; the first class is clear, others may be."""
+def _sounding(sounds: Sequence[int], first: int, last: int, peak: float, rng: np.random.Generator) -> list[Event]:
+    """Events of a clause's classes inside a stretch of windows; the first is as clear as told, others may be."""
     events = []
     length = last - first
     for rank, sound in enumerate(sounds):
@@ -741,6 +747,6 @@ def _sounding(sounds: Sequence[int], first: int, last: int, rng: np.random.Gener
             continue
         start = first + int(rng.integers(0, length // 3 + 1))
         stop = max(start + 1, last - int(rng.integers(0, length // 3 + 1)))
-        peak = float(np.clip(rng.normal(1.7, 1.8), -2.5, 5.0)) - rank * rng.uniform(0.0, 2.0)
-        events.append(Event(sound, start, stop, peak))
+        height = float(np.clip(rng.normal(peak, 1.8), -2.5, 5.0)) - rank * rng.uniform(0.0, 2.0)
+        events.append(Event(sound, start, stop, height))
     return events
