@@ -31,8 +31,9 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _LANES = 16
 # From here on the longer side is long enough for vectors, and a transposition isn't worth its time.
 _LONG = 128
-# Kernels of a block of samples stay in a core's cache from one step to the next.
-_CACHE_BYTES = 1 << 20
+# Kernels of a block of samples stay in a core's cache from one step to the next, and their memory is small enough to be
+# used again by the next block: larger pieces go back to the system, which hands them out page by page.
+_BLOCK_BYTES = 1 << 16
 # Multiplications of one thread, about half a millisecond, below which waking another takes longer than it saves.
 _THREAD_WORK = 4_000_000
 
@@ -65,21 +66,18 @@ def solve(
     inputs = [x.detach().contiguous().numpy() for x in (cost, a, b)]
     batch, n, m = cost.shape
     outputs = [np.empty(shape, inputs[0].dtype) for shape in ((batch, n, m), (batch, n), (batch, m), batch, batch)]
-    run = partial(_solve_block, inputs, outputs, epsilon, iterations, limit)
-    blocks = _blocks(batch, n * m * inputs[0].itemsize, n * m * iterations)
-    threads = min(torch.get_num_threads(), len(blocks))
-    good = all(map(run, blocks)) if threads == 1 else all(list(_pool(threads).map(run, blocks)))
+    run = partial(_solve_share, inputs, outputs, epsilon, iterations, limit)
+    shares = _parts(0, batch, -(-_THREAD_WORK // (n * m * iterations)))
+    threads = min(torch.get_num_threads(), len(shares))
+    good = run(slice(0, batch)) if threads == 1 else all(list(_pool(threads).map(run, shares)))
     if not good:
         return None
     plan, log_f, log_g, value, error = map(torch.from_numpy, outputs)
     return plan, log_f, log_g, value, error
 
 
-def _blocks(batch: int, sample_bytes: int, sample_work: int) -> list[slice]:
-    """Samples that are worked on together."""
-    fitting, worthwhile = _CACHE_BYTES // sample_bytes, -(-_THREAD_WORK // sample_work)
-    size = max(1, min(fitting, worthwhile))
-    return [slice(start, start + size) for start in range(0, batch, size)]
+def _parts(start: int, stop: int, size: int) -> list[slice]:
+    return [slice(first, min(first + size, stop)) for first in range(start, stop, size)]
 
 
 @cache
@@ -90,6 +88,15 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 if hasattr(os, "register_at_fork"):
     # Threads don't live on in a forked process.
     os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def _solve_share(
+    inputs: list[Array], outputs: list[Array], epsilon: float, iterations: int, limit: float, share: slice
+) -> bool:
+    """Solves what one thread takes at a time, block by block."""
+    size = max(1, _BLOCK_BYTES // inputs[0][0].nbytes)
+    blocks = _parts(share.start, share.stop, size)
+    return all(_solve_block(inputs, outputs, epsilon, iterations, limit, block) for block in blocks)
 
 
 def _solve_block(
