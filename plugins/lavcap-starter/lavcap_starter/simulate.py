@@ -682,7 +682,7 @@ class Simulator:
     def _elsewhere(self, rng: np.random.Generator) -> int:
         """A picture that has nothing to do with the sound: mostly of a thing that makes none."""
         draw = rng.random()
-        if draw < 0.7:
+        if draw < 0.55:
             return int(rng.choice(self._mute))
         return int(rng.choice(self._sounding) if draw < 0.85 else rng.integers(self._painter.pictures))
 
