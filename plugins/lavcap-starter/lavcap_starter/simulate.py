@@ -411,14 +411,12 @@ class Scene:
         events: what sounds when.
         pictures: picture classes, one of which is shown; empty: there is no picture.
         clear: whether pictures are of what they are said to be of.
-        misread: chance that the picture network takes the picture for something else.
     """
 
     windows: int
     events: tuple[Event, ...]
     pictures: tuple[int, ...] = ()
     clear: bool = True
-    misread: float = 0.25
 
 
 class Painter:
@@ -497,7 +495,7 @@ class Painter:
         # Pictures of nothing that is known (badges, curves, scenes) look a little like many things.
         sharp = rng.uniform(5.0, 20.0) if scene.clear else rng.uniform(3.0, 12.0)
         logits = sharp * self._pictures[shown] + rng.normal(0.0, 1.0, count)
-        if rng.random() < scene.misread:  # a drawing, or a bad angle: something else may win
+        if rng.random() < 0.25:  # a drawing, or a bad angle: something else may win
             logits[rng.choice(np.argsort(-self._pictures[shown])[:30])] += sharp * rng.uniform(0.2, 1.0)
             logits[int(rng.integers(count))] += sharp * rng.uniform(0.4, 1.2)
         jitter = 0.0 if rng.random() < 0.5 else rng.uniform(0.2, 1.5)
@@ -538,7 +536,6 @@ class Chances:
         unrelated: the picture is of something else.
         blind: there is no picture.
         silent: there is no sound (of clips with one source, seen).
-        misread: a picture of the source is taken for something else (where the sound tells it too).
         noise: something else sounds that the caption leaves out.
         families: weights of the families of sources.
     """
@@ -549,7 +546,6 @@ class Chances:
     unrelated: float = 0.3
     blind: float = 0.3
     silent: float = 0.1
-    misread: float = 0.5
     noise: float = 0.35
     families: Mapping[str, float] = field(
         default_factory=lambda: {"animals": 0.36, "instruments": 0.27, "machines": 0.24, "others": 0.08, "genres": 0.05}
@@ -653,13 +649,9 @@ class Simulator:
     def example(self, caption: str, parts: Sequence[_Part], rng: np.random.Generator) -> Example:
         """Paints what a caption stands for, with or without a picture."""
         shown, told = self._show(parts, rng)
-        vague = told is not None and not told.unheard and rng.random() < self._chances.told
-        if vague:
+        if told is not None and not told.unheard and rng.random() < self._chances.told:
             parts = [self._vague(part, rng) if part is told else part for part in parts]
-        # Where the picture alone tells the source it must be right; else drawings are often taken for the wrong thing.
-        sure = told is not None and (vague or told.unheard)
-        misread = self._chances.misread if not sure else 0.1
-        scene = replace(self._scene(parts, rng), pictures=shown, clear=told is not None, misread=misread)
+        scene = replace(self._scene(parts, rng), pictures=shown, clear=told is not None)
         picture = self._painter.seen(scene, self._frames, rng) if shown else None
         silent = told is not None and len(parts) == 1 and rng.random() < self._chances.silent
         return Example(caption, None if silent else self._painter.sounds(scene, rng), picture)
