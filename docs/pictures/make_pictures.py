@@ -26,7 +26,7 @@ from lavcap_core import media, presets
 from lavcap_core.builder import build_use
 
 CLIP = Path(__file__).parent / "out-of-step.mp4"
-SETTINGS = ("weights=null", "visual_encoder.frames=6")
+SETTINGS = ("weights=null", "visual_encoder.frames=6", "visual_encoder.floor=0.15")
 
 INK, FAINT = "#1b1b1b", "#6b6b6b"
 # Colours of Okabe and Ito (2008), which colour-blind readers can tell apart, made lighter for use behind black text.
