@@ -143,7 +143,9 @@ def test_interrupt_is_exit_code_130(toy, toy_spec, folder, tmp_path):
         (folder / f"clip{number:02}.mp4").write_bytes(good)
     out = tmp_path / "captions.jsonl"
     words = ["caption", "--spec", str(toy_spec), str(folder), "--out", str(out), "--batch", "1", "--workers", "1"]
-    code = f"import sys; sys.path.insert(0, {str(toy.folder)!r})\n"
+    code = f"import signal, sys; sys.path.insert(0, {str(toy.folder)!r})\n"
+    # Where the tests run in the background, a shell has made them, and so this process, deaf to interrupts.
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += f"from lavcap_core.cli import main\nsys.exit(main({words!r}))"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     while not (out.exists() and out.read_text().count("\n") >= 3) and process.poll() is None:
