@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lavcap_core.component import Component, Config, LocalPath, RecipeSlot
+from lavcap_core.component import Component, Config, LocalPath, RecipeSlot, Slot, Use
 
-__all__ = ["CaptionerConfig", "GenerateConfig", "TorchConfig", "TrainConfig", "Windows", "captioner", "torch"]
+__all__ = [
+    "CaptionerConfig",
+    "GenerateConfig",
+    "ManifestConfig",
+    "TorchConfig",
+    "TrainConfig",
+    "Windows",
+    "captioner",
+    "manifest",
+    "torch",
+]
 
 
 class CaptionerConfig(Config):
@@ -52,13 +62,49 @@ class GenerateConfig(Config):
 class TrainConfig(Config):
     """How the pipeline is trained (LAVCap III-A2)."""
 
-    data: LocalPath | None = Field(None, description="Manifest of clips and captions.")
+    data: Annotated[Use, Slot("dataset", file=("manifest", "file"))] | None = Field(
+        None, description="Clips and captions to learn from: a manifest (.jsonl, .csv), or a dataset component."
+    )
+    validation: Annotated[Use, Slot("dataset", file=("manifest", "file"))] | None = Field(
+        None, description="Clips and captions that the run is judged by; never those of a test."
+    )
     epochs: int = Field(100, ge=1, description="Passes over the data.")
-    batch: int = Field(4, ge=1, description="Clips per step and device.")
+    steps: int | None = Field(None, ge=1, description="Optimiser steps, in place of epochs.")
+    batch: int = Field(4, ge=1, description="Clips at once on each device.")
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients make one step.")
     lr: float = Field(5e-6, gt=0, le=1, description="Peak learning rate.")
+    lr_factors: dict[str, float] = Field(
+        default_factory=dict, description="Factors of the learning rate of parameters whose name contains a text."
+    )
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="Of the rate after the warm-up.")
+    final_lr: float = Field(1e-8, ge=0, le=1, description="Learning rate at the end.")
     warmup_epochs: float = Field(2.0, ge=0, description="Epochs of linear warm-up.")
-    weight_decay: float = Field(1e-6, ge=0, le=1, description="None on biases and norms.")
-    seed: int = Field(0, ge=0, description="Of everything drawn at random.")
+    warmup_steps: int | None = Field(None, ge=0, description="Steps of linear warm-up, in place of epochs.")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Of AdamW.")
+    weight_decay: float = Field(1e-6, ge=0, le=1, description="On matrices; none on biases, norms and single numbers.")
+    clip: float = Field(1.0, ge=0, description="Largest norm of the gradient; 0: no limit.")
+    nonfinite: Literal["stop", "skip"] = Field(
+        "stop", description="What a loss or gradient that is not finite does: stop the run, or skip the step."
+    )
+    bucket: int = Field(
+        32, ge=0, description="Steps' worth of shuffled clips that are sorted by length into batches; 0: no sorting."
+    )
+    workers: int = Field(2, ge=0, le=256, description="Threads that read clips ahead.")
+    cache: bool = Field(True, description="Compute what is frozen once, and keep it.")
+    save_every: int | None = Field(None, ge=1, description="Steps between checkpoints; default: an epoch.")
+    keep: int = Field(2, ge=1, description="Newest checkpoints that are kept, besides the best one.")
+    validate_every: float = Field(1.0, gt=0, description="Epochs between validations.")
+    metrics: tuple[str, ...] = Field((), description="Metrics of the validation clips' captions, besides the loss.")
+    best: str = Field("loss", description="What the best checkpoint is chosen by: loss, or a metric's score.")
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="Where else the log goes.")
+    log_every: int = Field(10, ge=1, description="Steps between lines on the console.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Of everything drawn at random.")
+
+
+class ManifestConfig(Config):
+    """Settings of the dataset `manifest`."""
+
+    file: LocalPath = Field(description="The manifest (.jsonl, .csv): clips with their captions.")
 
 
 class TorchConfig(Config):
@@ -67,6 +113,9 @@ class TorchConfig(Config):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...", min_length=1)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Precision of autocast; auto: bfloat16 where the device is fast at it, else float32."
+    )
+    shard: bool = Field(
+        False, description="Training on several devices: spread the weights over them (FSDP) instead of copying them."
     )
 
 
@@ -95,4 +144,12 @@ torch = Component(
     config=TorchConfig,
     factory="lavcap_core.backends.torch:build",
     summary="cpu, cuda and mps through accelerate",
+)
+
+manifest = Component(
+    kind="dataset",
+    name="manifest",
+    config=ManifestConfig,
+    factory="lavcap_core.run.datasets:build",
+    summary="clips and captions listed in a jsonl or csv file",
 )

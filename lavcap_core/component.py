@@ -9,7 +9,8 @@ A plugin module holds one `Component` per entry point::
     )
 
 `factory` names ``module:function``, imported only when the component is built and called as
-``function(config, context)`` with the checked configuration and a `Context`.
+``function(config, context)`` with the checked configuration and a `Context`. So does `skeleton`, for components that
+read weights: it builds the same without them, for `lavcap show SPEC --cost`.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ KINDS = (
     "decoder",
     "backend",
     "recipe",
+    "dataset",
     "metric",
     "weights",
 )
@@ -119,13 +121,20 @@ class Port:
 
 @dataclass(frozen=True)
 class Slot:
-    """Marks a configuration field that holds a component: ``transport: Annotated[Use, Slot("transport")]``."""
+    """Marks a configuration field that holds a component: ``transport: Annotated[Use, Slot("transport")]``.
+
+    Attributes:
+        kind: kind of the component.
+        file: what a file's name stands for in place of ``{use: NAME}``: a component and its field, such as
+            ``("manifest", "file")``; or None.
+    """
 
     kind: str
+    file: tuple[str, str] | None = None
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         # What may stand here depends on what is installed: `lavcap_core.schema` puts it in the mark's place.
-        return {SLOT_MARK: self.kind}
+        return {SLOT_MARK: self.kind, **({"x-lavcap-file": True} if self.file else {})}
 
 
 @dataclass(frozen=True)
@@ -171,6 +180,10 @@ class Component:
         factory: ``module:function`` to build it.
         summary: one line for lists.
         source: paper and equation that it implements, or "".
+        skeleton: ``module:function``, called as ``factory`` is, on torch's meta device: builds the component from its
+            configuration, with the parameters that it has and without reading weights or asking a network; what it had
+            to take for granted is said in the attribute ``assumes`` (texts) of what it gives. None: the factory does,
+            if it reads no weights.
         ports: ``(config, inputs) -> outputs``, names to `Port`; raises `PortError` where inputs don't fit.
             Encoders get nothing and give ``audio`` or ``visual``; aligners get and give both; a fuser gets what there
             is of ``audio`` and ``visual`` and gives ``tokens``; a decoder gets ``tokens``.
@@ -186,6 +199,7 @@ class Component:
     factory: str
     summary: str
     source: str = ""
+    skeleton: str | None = None
     ports: Ports = _no_ports
     api: int = API
     slots: Mapping[str, RecipeSlot] = field(default_factory=dict)

@@ -2,19 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["AUDIO", "VISUAL", "Aligned", "Alignment", "Caption", "Padded", "Tokens", "collate"]
+__all__ = [
+    "AUDIO",
+    "VISUAL",
+    "Aligned",
+    "Alignment",
+    "Batch",
+    "Caption",
+    "Padded",
+    "Ready",
+    "Sample",
+    "Sums",
+    "Tokens",
+    "collate",
+    "collate_ready",
+    "padded_length",
+    "padding",
+]
 
 AUDIO = 0
 """Value of `Tokens.modality` for a token that came from sound."""
 VISUAL = 1
 """Value of `Tokens.modality` for a token that came from a picture."""
+
+
+_PADDING: ContextVar[Callable[[int], int] | None] = ContextVar("padding", default=None)
+
+
+@contextmanager
+def padding(rule: Callable[[int], int]) -> Iterator[None]:
+    """While it is open, batches are padded to ``rule(longest)`` instead of their longest row.
+
+    For backends that compile a graph per shape: few shapes, few graphs.
+    """
+    token = _PADDING.set(rule)
+    try:
+        yield
+    finally:
+        _PADDING.reset(token)
+
+
+def padded_length(longest: int) -> int:
+    """Length to which a batch is padded whose longest row is given (see `padding`)."""
+    rule = _PADDING.get()
+    return longest if rule is None else max(longest, rule(longest))
 
 
 @dataclass(frozen=True)
@@ -48,7 +88,7 @@ def collate(items: Sequence[Tensor | None]) -> Padded | None:
     present = [item for item in items if item is not None]
     if not present:
         return None
-    longest = max(item.shape[0] for item in present)
+    longest = padded_length(max(item.shape[0] for item in present))
     data = present[0].new_zeros(len(items), longest, *present[0].shape[1:])
     for row, item in enumerate(items):
         if item is not None:
@@ -108,6 +148,150 @@ class Tokens:
             torch.cat([part.modality for part in parts], dim=1),
             joined,
         )
+
+    def to(self, device: torch.device | str) -> Tokens:
+        """The same on a device."""
+        times = None if self.times is None else self.times.to(device)
+        return Tokens(self.data.to(device), self.mask.to(device), self.modality.to(device), times)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Tokens of one modality of one clip that an encoder gave before: from a cache, or simulated.
+
+    Attributes:
+        data: [N, D] float.
+        mask: [N] bool.
+        times: [N] seconds, or None.
+    """
+
+    data: Tensor
+    mask: Tensor
+    times: Tensor | None = None
+
+
+def collate_ready(items: Sequence[Ready | None], modality: int) -> Tokens | None:
+    """Pads ready tokens into one batch, in float32; None is a clip without the modality.
+
+    Returns:
+        The batch, or None if no clip has the modality. Times are kept only if every clip that is there has them.
+    """
+    present = [item for item in items if item is not None]
+    if not present:
+        return None
+    longest = padded_length(max(len(item.data) for item in present))
+    data = torch.zeros(len(items), longest, present[0].data.shape[1])
+    mask = torch.zeros(len(items), longest, dtype=torch.bool)
+    times = torch.zeros(len(items), longest) if all(item.times is not None for item in present) else None
+    for row, item in enumerate(items):
+        if item is not None:
+            place = (row, slice(0, len(item.data)))
+            data[place], mask[place] = item.data.float(), item.mask
+            if times is not None and item.times is not None:
+                times[place] = item.times
+    return Tokens.of(data, modality, mask, times)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip with the caption that is learnt from it.
+
+    Attributes:
+        name: what logs call it.
+        caption: the caption.
+        audio: what the audio encoder prepared, or its tokens, or None without sound.
+        visual: what the visual encoder prepared, or its tokens, or None without pictures.
+        seconds: length of the clip.
+        prompt: an instruction of its own, or None.
+    """
+
+    name: str
+    caption: str
+    audio: Tensor | Ready | None = None
+    visual: Tensor | Ready | None = None
+    seconds: float = 10.0
+    prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one forward pass of training.
+
+    Attributes:
+        names: what logs call the samples.
+        captions: one per sample.
+        audio: what the encoder takes, or its tokens, or None if no sample has sound.
+        visual: what the encoder takes, or its tokens, or None if no sample has pictures.
+        seconds: [B] length of each clip.
+        weights: [B] float32, 1 for what counts, 0 for a sample that only fills up.
+        prompts: instructions, one per sample, or None.
+    """
+
+    names: tuple[str, ...]
+    captions: tuple[str, ...]
+    audio: Padded | Tokens | None
+    visual: Padded | Tokens | None
+    seconds: Tensor
+    weights: Tensor
+    prompts: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], weights: Sequence[float] | None = None) -> Batch:
+        """Pads samples; in one modality either all are ready tokens or none."""
+        prompts = tuple(sample.prompt or "" for sample in samples)
+        return cls(
+            tuple(sample.name for sample in samples),
+            tuple(sample.caption for sample in samples),
+            _join([sample.audio for sample in samples], AUDIO),
+            _join([sample.visual for sample in samples], VISUAL),
+            torch.tensor([sample.seconds for sample in samples]),
+            torch.ones(len(samples)) if weights is None else torch.tensor(weights),
+            prompts if any(prompts) else None,
+        )
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on a device."""
+        return replace(
+            self,
+            audio=None if self.audio is None else self.audio.to(device),
+            visual=None if self.visual is None else self.visual.to(device),
+            seconds=self.seconds.to(device),
+            weights=self.weights.to(device),
+        )
+
+    def pairs(self) -> Tensor:
+        """[B] bool, which samples have both modalities."""
+        return _present(self.audio, self.weights) & _present(self.visual, self.weights)
+
+
+def _join(items: Sequence[Tensor | Ready | None], modality: int) -> Padded | Tokens | None:
+    ready = [item for item in items if not isinstance(item, Tensor)]
+    if len(ready) == len(items):
+        return collate_ready(ready, modality)
+    if any(isinstance(item, Ready) for item in ready):
+        raise ValueError("ready tokens and features of one modality can't share a batch")
+    return collate([item if isinstance(item, Tensor) else None for item in items])
+
+
+def _present(values: Padded | Tokens | None, like: Tensor) -> Tensor:
+    if values is None:
+        return torch.zeros_like(like, dtype=torch.bool)
+    return values.present() if isinstance(values, Tokens) else values.lengths > 0
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Loss terms of a batch before they are averaged, a number per sample (LAVCap eq. 8 and 4).
+
+    Attributes:
+        caption: [B] cross-entropy summed over the caption's tokens.
+        tokens: [B] int64 number of these tokens.
+        alignment: [B] weighted alignment loss, 0 where a modality is missing; or None without one.
+    """
+
+    caption: Tensor
+    tokens: Tensor
+    alignment: Tensor | None
 
 
 @dataclass(frozen=True)

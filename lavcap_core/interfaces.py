@@ -12,13 +12,14 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from lavcap_core.data import Aligned, Alignment, Padded, Tokens
+from lavcap_core.data import Aligned, Alignment, Padded, Sample, Tokens
 from lavcap_core.media import Clip
 
 __all__ = [
     "Aligner",
     "AudioEncoder",
     "Backend",
+    "Dataset",
     "Decoder",
     "Fuser",
     "Generate",
@@ -157,24 +158,98 @@ class Decoder(Protocol):
 
 
 @runtime_checkable
+class Dataset(Protocol):
+    """Clips with captions, to train on or to be judged by."""
+
+    names: Sequence[str]
+    """What logs and caches call each clip; no two alike."""
+    lengths: Sequence[float]
+    """How long each clip is, in any unit: batches are made of clips of like length."""
+
+    def captions(self, index: int) -> Sequence[str]:
+        """All captions of a clip."""
+
+    def identity(self, index: int) -> str | None:
+        """A hash of all that the encoders' features of a clip depend on, or None if they differ at each reading."""
+
+    def read(self, index: int, recipe: Any, seed: tuple[int, ...], ready: frozenset[str] = frozenset()) -> Sample:
+        """One clip, prepared by a recipe; runs on a worker.
+
+        Args:
+            index: which one.
+            recipe: its `prepare` and `request` make features of media.
+            seed: all that is drawn at random (which of several captions, say) depends on this alone.
+            ready: modalities (``audio``, ``visual``) that are left out, since their tokens are at hand.
+
+        Raises:
+            LavcapError: if the clip can't be read.
+        """
+
+
+@runtime_checkable
 class Backend(Protocol):
-    """What differs between devices: where to compute, in which precision, how to take a training step."""
+    """What differs between devices: where to compute, in which precision, how to take a training step.
+
+    A training step calls, on every process: `seed`, then for each of its batches the model (under `autocast`) and
+    `backward`, then `gradients` and `step`.
+    """
+
+    index: int
+    """Number of this process, from 0."""
+    processes: int
+    """How many processes train together."""
 
     @property
     def device(self) -> Any:
         """The torch device of this process."""
 
     def place(self, module: Any) -> Any:
-        """Moves a module to the device, in the precision of inference or training."""
+        """Moves a module to the device, ready for inference."""
 
     def autocast(self) -> Any:
-        """Context manager of mixed precision."""
+        """Context manager of mixed precision, and of whatever else a forward pass needs."""
 
     def describe(self) -> Mapping[str, Any]:
         """Hardware and versions, for `lavcap info` and logs."""
 
     def mark(self) -> None:
         """End of a unit of work, for devices that record a graph; nothing elsewhere."""
+
+    def launch(self) -> None:
+        """Joins the other processes that a launcher started, if any; sets `index` and `processes`."""
+
+    def wrap(self, model: Any) -> Any:
+        """Moves a model to the device, ready for training; gives what is called in its place."""
+
+    def optimiser(self, groups: Sequence[Mapping[str, Any]], betas: tuple[float, float]) -> Any:
+        """AdamW over parameter groups, in the device's fastest form."""
+
+    def seed(self, seed: int) -> None:
+        """Seeds the generators of this process and of its device."""
+
+    def backward(self, loss: Any) -> None:
+        """Adds the gradient of this process's part of the loss."""
+
+    def gradients(self, model: Any, clip: float) -> Tensor:
+        """Sums gradients over all processes, clips their norm (0: no limit), and gives the norm before clipping."""
+
+    def step(self, optimiser: Any) -> None:
+        """Takes the step and clears the gradients."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sums numbers over all processes."""
+
+    def barrier(self) -> None:
+        """Waits for all processes."""
+
+    def trained(self, model: Any) -> dict[str, Tensor]:
+        """`lavcap_core.tuning.trained_state` of a wrapped model, whole on process 0 (all processes call it)."""
+
+    def optimiser_state(self, model: Any, optimiser: Any) -> dict[str, Any]:
+        """State of the optimiser, whole on process 0 (all processes call it)."""
+
+    def load_optimiser(self, model: Any, optimiser: Any, state: Mapping[str, Any]) -> None:
+        """Puts `optimiser_state` back, on every process."""
 
 
 @runtime_checkable

@@ -63,7 +63,8 @@ def _point(value: Any) -> Any:
     """Turns the mark of a slot into a reference to what may stand in it."""
     if isinstance(value, dict):
         if SLOT_MARK in value:
-            return {"$ref": f"#/$defs/slot.{value[SLOT_MARK]}"}
+            slot = {"$ref": f"#/$defs/slot.{value[SLOT_MARK]}"}
+            return {"anyOf": [slot, {"type": "string", "pattern": "[.]"}]} if "x-lavcap-file" in value else slot
         return {key: _point(child) for key, child in value.items()}
     return [_point(child) for child in value] if isinstance(value, list) else value
 

@@ -166,7 +166,7 @@ class _Checker:
         """Value of one field: a component, a checked section, a path, or plain data."""
         slot = _mark(info, Slot)
         if slot is not None and node.value is not None:
-            return self.component(slot.kind, node, key) or _FAILED
+            return self.component(slot.kind, _file_shorthand(node, slot), key) or _FAILED
         section = _config_of(info.annotation)
         if section is not None and isinstance(node.value, dict):
             return self.model(section, node, key) or _FAILED
@@ -202,6 +202,15 @@ def _shorthand(node: Node) -> Node:
         name = replace(node, key=None)  # a problem with the name is shown at the name
         return Node({"use": name}, node.line, node.column, node.file, node.key, node.lines)
     return node
+
+
+def _file_shorthand(node: Node, slot: Slot) -> Node:
+    """``data: train.jsonl`` for ``data: {use: manifest, file: train.jsonl}``: names of components have no dots."""
+    if slot.file is None or not isinstance(node.value, str) or "." not in node.value:
+        return node
+    name, field_name = slot.file
+    value = {"use": replace(node, value=name, key=None), field_name: replace(node, key=None)}
+    return Node(value, node.line, node.column, node.file, node.key, node.lines)
 
 
 def _mark(info: FieldInfo, kind: type[Any]) -> Any:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lavcap_core.component import Port
-from lavcap_core.data import AUDIO, VISUAL, Aligned, Padded, Tokens
+from lavcap_core.data import AUDIO, VISUAL, Aligned, Batch, Padded, Sums, Tokens
 from lavcap_core.interfaces import Aligner, AudioEncoder, Decoder, Fuser, Generate, VisualEncoder
 from lavcap_core.media import Clip, Request
 
@@ -92,10 +92,17 @@ class Captioner(nn.Module):
         return audio, visual
 
     def encode(
-        self, audio: Padded | None, visual: Padded | None, seconds: Tensor | None = None
+        self, audio: Padded | Tokens | None, visual: Padded | Tokens | None, seconds: Tensor | None = None
     ) -> tuple[Tokens | None, Tokens | None]:
-        """Tokens of both modalities; ``seconds`` [B] are the windows' lengths (default: the spec's)."""
-        sounds = self.audio_encoder(audio) if self.audio_encoder is not None and audio is not None else None
+        """Tokens of both modalities; what is tokens already stays as it is.
+
+        ``seconds`` [B] are the windows' lengths (default: the spec's).
+        """
+        sounds = audio if isinstance(audio, Tokens) else None
+        if self.audio_encoder is not None and isinstance(audio, Padded):
+            sounds = self.audio_encoder(audio)
+        if isinstance(visual, Tokens):
+            return sounds, visual
         if self.visual_encoder is None or visual is None:
             return sounds, None
         pictures = self.visual_encoder(visual)
@@ -130,6 +137,21 @@ class Captioner(nn.Module):
         audio = audio if audio is not None else empty(self.audio_encoder, AUDIO)
         visual = visual if visual is not None else empty(self.visual_encoder, VISUAL)
         return audio, visual
+
+    def forward(self, batch: Batch) -> Sums:
+        """Loss terms of a batch in training, a number per sample (LAVCap eq. 4 and 8); none is weighted by the batch's.
+
+        What wraps a model for training (sharding, compiling) calls this.
+        """
+        audio, visual = self.encode(batch.audio, batch.visual, batch.seconds)
+        tokens, aligned = self.fuse(audio, visual)
+        caption = self.decoder.loss(tokens, batch.captions, batch.prompts)
+        counts = self.decoder.caption_tokens(batch.captions).to(caption.device)
+        loss = None if aligned is None else aligned.alignment.loss
+        if aligned is None or loss is None:
+            return Sums(caption, counts, None)
+        both = aligned.audio.present() & aligned.visual.present()
+        return Sums(caption, counts, torch.where(both, loss, 0.0))
 
     def loss(
         self,
