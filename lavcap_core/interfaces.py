@@ -239,6 +239,9 @@ class Backend(Protocol):
     def sum(self, values: Tensor) -> Tensor:
         """Sums numbers over all processes."""
 
+    def gather(self, values: Sequence[Any]) -> list[Any]:
+        """Joins plain lists (numbers, texts, tuples of them) of all processes, in their order."""
+
     def barrier(self) -> None:
         """Waits for all processes."""
 

@@ -4,14 +4,7 @@ import json
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from tiny import settings, write_models
 
 from lavcap_core.data import AUDIO, VISUAL
 from lavcap_core.pipeline import load
@@ -23,20 +16,7 @@ FUSERS = ("ot_att", "concat", "channel_concat", "cross_attention", "joint", "qfo
 
 @pytest.fixture(scope="module")
 def models_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vision = CLIPVisionConfig(**sizes, image_size=32, patch_size=16, projection_dim=192)
-    CLIPVisionModelWithProjection(vision).save_pretrained(folder / "clip")
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(["<s>", "</s>", *letters])}, merges=[]))
-    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    words.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>")
-    tokenizer.save_pretrained(folder / "llama")
-    config = LlamaConfig(vocab_size=len(tokenizer), **sizes, num_key_value_heads=1, bos_token_id=0, eos_token_id=1)
-    LlamaForCausalLM(config).save_pretrained(folder / "llama")
-    return folder
+    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +27,6 @@ def clips(tmp_path_factory):
     write_clip(folder / "blind.wav", 4, video=None, audio="pcm_s16le", sound=tone(4.0))
     write_clip(folder / "long.mp4", 25)
     return folder
-
-
-def settings(models_folder):
-    return [
-        "audio_encoder.model=null",
-        "audio_encoder.size=tiny",
-        f"visual_encoder.model={models_folder / 'clip'}",
-        f"decoder.model={models_folder / 'llama'}",
-        "generate.max_new_tokens=8",
-        "generate.beams=2",
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -111,6 +111,15 @@ class TorchBackend:
         summed: Tensor = self._accelerator.reduce(values.to(self.device), "sum")
         return summed
 
+    def gather(self, values: Sequence[Any]) -> list[Any]:
+        """Joins lists of all processes."""
+        if self.processes == 1:
+            return list(values)
+        from accelerate.utils import gather_object
+
+        joined: list[Any] = gather_object(list(values))
+        return joined
+
     def barrier(self) -> None:
         """Waits for all processes."""
         if self.processes > 1:

@@ -18,6 +18,7 @@ __all__ = ["VERBS", "main"]
 
 VERBS = {
     "caption": "say what is heard and seen in clips",
+    "train": "train a pipeline from a spec, or go on with it",
     "init": "write a commented spec to start from",
     "check": "report everything that is wrong with a spec",
     "show": "draw a spec's parts with their widths (text, mermaid, dot)",

@@ -1,189 +1,463 @@
-"""The training loop: AdamW, warm-up and cosine, clipping, mixed precision, and checkpoints that resume exactly.
+"""Training, as one procedure: build, read ahead, step, validate, keep (LAVCap III-A2).
 
-The loop knows no data: it asks for the loss of step 0, 1, 2, ... and so a run that is interrupted and resumed sees what
-an uninterrupted one would have seen, as long as that loss depends on the step's number and torch's generator alone.
+What a step sees depends on its number, the seed and the data alone: clips come from `Sampler`, what is drawn at random
+on the way (captions, masks, dropout) from a generator that is seeded anew at each step. So a run that was killed goes
+on to the same numbers, and several processes see together what one would have seen alone.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
-import os
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
-from lavcap_core.errors import RunError
-from lavcap_core.tuning import load_trained, trained_state
+from lavcap_core import hooks
+from lavcap_core.builder import build_recipe, build_use
+from lavcap_core.builtin import TrainConfig
+from lavcap_core.component import Use
+from lavcap_core.data import Batch, Sample
+from lavcap_core.errors import DataError, RunError, SpecError, WeightsError
+from lavcap_core.files import replace_text
+from lavcap_core.interfaces import Backend, Dataset
+from lavcap_core.pipeline import load_weights
+from lavcap_core.recipes.captioner import Captioner
+from lavcap_core.run import checkpoint, validate
+from lavcap_core.run.loader import Job, Loaded, Loader
+from lavcap_core.run.log import Log
+from lavcap_core.run.sampler import Sampler
+from lavcap_core.spec import Spec
+from lavcap_core.tuning import load_trained
 
-__all__ = ["Schedule", "checkpoints", "groups", "train"]
+__all__ = ["Plan", "factor", "groups", "train"]
+
+_MAY_CHANGE = ("workers", "cache", "cache_folder", "save_every", "keep", "trackers", "log_every", "nonfinite")
+"""Settings of `train` that a resumed run may change: no number of the training depends on them."""
+_SKIPS = 20
+"""Steps in a row that may be skipped before the run is given up."""
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How long and how fast.
+class Plan:
+    """How long a run is, in steps.
 
     Attributes:
-        steps: optimiser steps of the whole run.
-        lr: peak learning rate.
-        warmup: steps of linear warm-up.
-        floor: learning rate at the end of the cosine, as a fraction of the peak.
-        weight_decay: on matrices; none on biases, norms and single numbers.
-        betas: of AdamW.
-        clip: largest norm of the gradient; 0: no limit.
-        every: steps between checkpoints.
-        keep: newest checkpoints that are kept; 0: all.
-        faster: factors of the learning rate of parameters whose name contains a text.
+        epoch: steps of an epoch.
+        steps: of the whole run.
+        warmup: of the warm-up.
+        save: from one checkpoint to the next.
+        validate: from one validation to the next.
     """
 
+    epoch: int
     steps: int
-    lr: float
-    warmup: int = 0
-    floor: float = 0.0
-    weight_decay: float = 1e-6
-    betas: tuple[float, float] = (0.9, 0.999)
-    clip: float = 1.0
-    every: int = 100
-    keep: int = 0
-    faster: Mapping[str, float] = field(default_factory=dict)
+    warmup: int
+    save: int
+    validate: int
+
+    @classmethod
+    def of(cls, settings: TrainConfig, epoch: int) -> Plan:
+        """The plan of some settings for epochs of ``epoch`` steps."""
+        steps = settings.steps or settings.epochs * epoch
+        warmup = round(settings.warmup_epochs * epoch) if settings.warmup_steps is None else settings.warmup_steps
+        return cls(
+            epoch, steps, min(warmup, steps), settings.save_every or epoch, _times(settings.validate_every, epoch)
+        )
+
+    def ends(self, step: int, every: int) -> bool:
+        """Whether something is due after a step."""
+        return (step + 1) % every == 0 or step + 1 == self.steps
 
 
-def train(
-    model: nn.Module,
-    loss: Callable[[int], Tensor],
-    schedule: Schedule,
-    folder: str | Path,
-    *,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    resume: bool = False,
-    facts: Mapping[str, Any] | None = None,
-) -> Path:
-    """Trains what is trainable of a model.
-
-    Args:
-        model: in which `loss` computes; frozen parameters stay as they are.
-        loss: scalar loss of the batch of a step.
-        schedule: how long and how fast.
-        folder: gets ``log.jsonl`` and a folder per checkpoint.
-        autocast: context of the forward pass.
-        resume: go on from the newest checkpoint in the folder, if there is one.
-        facts: stored with every checkpoint.
-
-    Returns:
-        The folder of the last checkpoint.
-
-    Raises:
-        RunError: C020 if a loss is not finite; C021 if the folder holds a run and ``resume`` is off.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    optimiser = AdamW(groups(model, schedule), lr=schedule.lr, betas=schedule.betas)
-    scheduler = LambdaLR(optimiser, lambda step: _factor(step, schedule))
-    start = _resume(folder, model, optimiser, scheduler, resume)
-    model.train()
-    for step in range(start, schedule.steps):
-        began = time.monotonic()
-        with autocast():
-            value = loss(step)
-        _require_finite(value, step)
-        value.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(_trainable(model), schedule.clip or math.inf)
-        optimiser.step()
-        row = {"step": step, "loss": value.item(), "norm": float(norm), "lr": schedule.lr * _factor(step, schedule)}
-        scheduler.step()
-        optimiser.zero_grad(set_to_none=True)
-        _log(folder, {**row, "seconds": round(time.monotonic() - began, 3)})
-        if (step + 1) % schedule.every == 0 or step + 1 == schedule.steps:
-            _save(folder, step + 1, model, optimiser, scheduler, {**(facts or {}), "schedule": asdict(schedule)})
-            _forget(folder, schedule.keep)
-    return checkpoints(folder)[-1]
+def _times(epochs: float, steps: int) -> int:
+    return max(1, round(epochs * steps))
 
 
-def groups(model: nn.Module, schedule: Schedule) -> list[dict[str, Any]]:
+def factor(step: int, plan: Plan, settings: TrainConfig) -> float:
+    """Learning rate of a step as a fraction of its peak: linear warm-up, then down to the final one."""
+    if step < plan.warmup:
+        return (step + 1) / plan.warmup
+    floor = min(1.0, settings.final_lr / settings.lr)
+    progress = min(1.0, (step - plan.warmup) / max(1, plan.steps - plan.warmup))
+    shape = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}
+    return floor + (1 - floor) * shape[settings.schedule]
+
+
+def groups(model: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
     """Parameter groups of the optimiser: by weight decay (matrices only) and by factor of the learning rate."""
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            factor = math.prod(value for text, value in schedule.faster.items() if text in name)
-            decay = schedule.weight_decay if parameter.ndim > 1 else 0.0
-            found.setdefault((decay, schedule.lr * factor), []).append(parameter)
-    return [{"params": params, "weight_decay": decay, "lr": lr} for (decay, lr), params in found.items()]
+            share = math.prod(value for text, value in settings.lr_factors.items() if text in name)
+            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+            found.setdefault((decay, settings.lr * share), []).append(parameter)
+    return [{"params": params, "weight_decay": decay, "lr": lr, "peak": lr} for (decay, lr), params in found.items()]
 
 
-def checkpoints(folder: str | Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    return sorted(Path(folder).glob("step-[0-9]*"))
+def train(spec: Spec, folder: str | Path, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
+    """Trains what the spec says is trained.
+
+    Args:
+        spec: a checked spec with a `train` section that names data.
+        folder: of the run: ``log.jsonl``, ``validation.jsonl``, ``checkpoints``, ``best.json``, ``summary.json``.
+        resume: go on from the newest whole checkpoint in the folder; begins where there is none.
+        quiet: nothing on the console but warnings.
+
+    Returns:
+        The summary, as in ``summary.json``.
+
+    Raises:
+        SpecError: C024 if the spec names no training data.
+        RunError: C020 if a loss is not finite; C021 if the folder holds a run and ``resume`` is off; C022 if it holds a
+            run of another spec or other data; C023 if no clip can be read; C025 if nothing is trained.
+        WeightsError: W032 if no checkpoint is whole.
+    """
+    run = _Run.of(spec, Path(folder), resume, quiet)
+    events = hooks.manager()
+    events.hook.run_start(verb="train", spec=spec.filled())
+    try:
+        return run.go(events)
+    finally:
+        run.log.close()
+        events.hook.run_end(verb="train", summary={"step": run.step, "skipped": run.skipped, **run.best})
 
 
-def _factor(step: int, schedule: Schedule) -> float:
-    """Learning rate as a fraction of its peak: linear warm-up, then half a cosine down to the floor."""
-    if step < schedule.warmup:
-        return (step + 1) / schedule.warmup
-    progress = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
-    return schedule.floor + (1 - schedule.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+@dataclass
+class _Run:
+    """A run in progress; what changes from step to step is below the line."""
+
+    spec: Spec
+    settings: TrainConfig
+    folder: Path
+    backend: Backend
+    recipe: Captioner
+    model: nn.Module
+    optimiser: Any
+    data: Dataset
+    held_out: Dataset | None
+    sampler: Sampler
+    plan: Plan
+    log: Log
+    # ---
+    step: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
+    skipped: int = 0
+    _in_a_row: int = 0
+    _failed: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, spec: Spec, folder: Path, resume: bool, quiet: bool) -> _Run:
+        settings = cast(TrainConfig, spec.sections["train"])
+        backend = cast(Backend, build_use(spec.pipeline.backend))
+        backend.launch()
+        begin(folder, spec, resume, backend)
+        backend.seed(settings.seed)  # of weights that are drawn, such as the projector's
+        recipe = build_recipe(spec)
+        if spec.pipeline.weights is not None:
+            load_weights(recipe, spec.pipeline.weights)
+        data, held_out = (dataset(use, recipe, backend, spec) for use in (settings.data, settings.validation))
+        if data is None:
+            help = "write train: {data: MANIFEST} with clips and captions"
+            raise SpecError("C024", "the spec names no training data", help=help, file=spec.file)
+        _check_splits(data, held_out)
+        model = backend.wrap(recipe)
+        found = groups(recipe, settings)
+        if not found:
+            help = "set tune: {mode: lora} or {mode: finetune} on a part"
+            raise RunError("C025", "nothing in this pipeline is trained", help=help)
+        sampler = Sampler(
+            data.lengths, settings.batch, settings.accumulate, backend.processes, settings.bucket, settings.seed
+        )
+        plan = Plan.of(settings, sampler.steps)
+        log = Log(folder, plan.steps, settings.log_every, settings.trackers, quiet, silent=backend.index > 0)
+        optimiser = backend.optimiser(found, settings.betas)
+        run = cls(spec, settings, folder, backend, recipe, model, optimiser, data, held_out, sampler, plan, log)
+        run._restore()
+        return run
+
+    def go(self, events: Any) -> dict[str, Any]:
+        """All steps that are left."""
+        self.log.start(self.step, self.spec.filled())
+        loader = Loader(self._read, len(self.data.names), self.settings.workers)
+        for loaded in loader(self._jobs()):
+            self._note_failed(loaded)
+            row = self._step(loaded.job.step, loaded.batches)
+            clips = sum(len(part) for part in loaded.job.clips) * self.backend.processes
+            full = self.log.step(row, clips)
+            events.hook.step_end(step=row["step"], terms=row)
+            self.step = loaded.job.step + 1
+            self._keep(loaded.job.step)
+        return self._summary(full if self.step else {})
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def _jobs(self) -> Iterator[Job]:
+        for step in range(self.step, self.plan.steps):
+            epoch, within = divmod(step, self.plan.epoch)
+            if step == self.step or within == 0:
+                order = self.sampler.epoch(epoch)
+            yield Job(step, self.sampler.share(order[within], self.backend.index), epoch)
+
+    def _read(self, index: int, epoch: int) -> Sample:
+        return self.data.read(index, self.recipe, (self.settings.seed, 1, epoch, index))
+
+    def _note_failed(self, loaded: Loaded) -> None:
+        for index, reason in loaded.failed:
+            name = self.data.names[index]
+            if name not in self._failed:
+                self._failed[name] = reason
+                self.log.say(f"{name}: left out, since it can't be read: {reason}")
+
+    # --- one step ----------------------------------------------------------------------------------------------------
+
+    def _step(self, step: int, batches: Sequence[Batch]) -> dict[str, Any]:
+        self.model.train()
+        self.backend.seed(_seed(self.settings.seed, step, self.backend.index))
+        share = factor(step, self.plan, self.settings)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["peak"] * share
+        totals = self.backend.sum(_totals(self.recipe, batches))
+        if not totals[0]:
+            raise RunError("C023", f"none of the clips of step {step} can be read", help="see the lines above")
+        terms = torch.zeros(2, device=self.backend.device)
+        for batch in batches:
+            terms += self._forward_backward(batch.to(self.backend.device), totals)
+        terms = self.backend.sum(terms).cpu()
+        norm = float(self.backend.gradients(self.model, self.settings.clip))
+        row = {"step": step, "epoch": step // self.plan.epoch, "lr": self.settings.lr * share}
+        loss = float(terms.sum())
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._reject(step, loss, norm)
+            return {**row, "skipped": True}
+        aligned = float(terms[1]) if self.recipe.aligner is not None else None
+        self._in_a_row = 0
+        self.backend.step(self.optimiser)
+        return {**row, "loss": loss, "caption": float(terms[0]), "alignment": aligned, "norm": norm}
+
+    def _forward_backward(self, batch: Batch, totals: Tensor) -> Tensor:
+        """Adds the gradient of a batch's part of the loss (eq. 9); gives both of its terms.
+
+        Cross-entropy is a mean over the caption tokens of all processes' batches of the step, the alignment loss one
+        over their clips with both modalities, so that neither depends on how the clips were shared out.
+        """
+        tokens, pairs = totals[:2].clamp(min=1).to(batch.weights.device)
+        with self.backend.autocast():
+            sums = self.model(batch)
+            caption = (sums.caption * batch.weights).sum() / tokens
+            alignment = torch.zeros_like(caption)
+            if sums.alignment is not None:
+                alignment = (sums.alignment * batch.weights).sum() / pairs
+        self.backend.backward(caption + alignment)
+        return torch.stack([caption.detach(), alignment.detach()]).float()
+
+    def _reject(self, step: int, loss: float, norm: float) -> None:
+        """A loss or gradient that is not finite: never a step, never saved."""
+        self.optimiser.zero_grad(set_to_none=True)
+        self.skipped += 1
+        self._in_a_row += 1
+        what = f"step {step}: the loss is {loss}, the gradient's norm {norm}"
+        if self.settings.nonfinite == "stop" or self._in_a_row >= _SKIPS:
+            help = "lower train.lr, compute in float32, or set train.nonfinite: skip; the checkpoints are unharmed"
+            raise RunError("C020", what, help=help)
+        self.log.say(f"{what}; skipped")
+
+    # --- keeping -----------------------------------------------------------------------------------------------------
+
+    def _keep(self, step: int) -> None:
+        judged = self.held_out is not None and self.plan.ends(step, self.plan.validate)
+        if judged:
+            self._validate()
+        if judged or self.plan.ends(step, self.plan.save):
+            self._save()
+
+    def _validate(self) -> None:
+        assert self.held_out is not None
+        row = validate.validate(self.spec, self.recipe, self.model, self.held_out, self.backend, self.settings)
+        row = {"step": self.step, "epoch": self.step / self.plan.epoch, **row}
+        self.log.validation(row)
+        value = row.get(self.settings.best)
+        if value is None:
+            have = ", ".join(name for name in row if name not in ("step", "epoch"))
+            raise SpecError("C026", f"train.best: validation gives no '{self.settings.best}'", help=f"it gives {have}")
+        better = value < self.best["value"] if self.best and self.settings.best == "loss" else True
+        if self.best and self.settings.best != "loss":
+            better = value > self.best["value"]
+        if better and math.isfinite(value):
+            self.best = {"step": self.step, "by": self.settings.best, "value": value}
+
+    def _save(self) -> None:
+        trained = self.backend.trained(self.model)
+        optimiser = self.backend.optimiser_state(self.model, self.optimiser)
+        if self.backend.index == 0:
+            checkpoint.save(self.folder, self.spec, trained, optimiser, self._state())
+            _point(self.folder, self.best)
+            checkpoint.prune(self.folder, self.settings.keep, self.best.get("step"))
+        self.backend.barrier()
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "best": self.best,
+            "skipped": self.skipped,
+            "clips_per_step": self.sampler.size,
+            "data": _names_hash(self.data.names),
+            "versions": self.spec.versions(),
+            "backend": dict(self.backend.describe()),
+        }
+
+    def _restore(self) -> None:
+        """Puts the newest checkpoint back, if there is one."""
+        found = checkpoint.newest(self.folder)
+        if found is None:
+            return
+        now = self._state()
+        for name, what in (("clips_per_step", "clips per step"), ("data", "list of clips")):
+            if found.state[name] != now[name]:
+                help = "resume with as many processes x batch x accumulate, on the same data; or choose another folder"
+                raise RunError("C022", f"the run in {self.folder} has another {what}", help=help)
+        if found.state["versions"] != now["versions"]:
+            self.log.say(f"the run was begun with {found.state['versions']}, and goes on with {now['versions']}")
+        try:
+            load_trained(self.recipe, found.trained)
+        except WeightsError as error:
+            raise error.at(file=str(found.folder)) from None
+        self.backend.load_optimiser(self.model, self.optimiser, found.optimiser)
+        self.step, self.best, self.skipped = found.step, found.state["best"], found.state["skipped"]
+        if self.backend.index == 0:
+            _point(self.folder, self.best)
+            checkpoint.prune(self.folder, self.settings.keep, self.best.get("step"))
+
+    def _summary(self, last: Mapping[str, Any]) -> dict[str, Any]:
+        from lavcap_core.run.log import VALIDATION, rows
+
+        judged = rows(self.folder / VALIDATION)
+        summary = {
+            "steps": self.step,
+            "best": self.best,
+            "last": {name: last.get(name) for name in ("loss", "caption", "alignment", "clips_per_second")},
+            "validation": judged[-1] if judged else None,
+            "best_validation": next((row for row in judged if row["step"] == self.best.get("step")), None),
+            "skipped": self.skipped,
+            "unreadable": self._failed,
+            "trained": sum(p.numel() for p in self.recipe.parameters() if p.requires_grad),
+        }
+        if self.backend.index == 0:
+            import json
+
+            replace_text(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+        return summary
 
 
-def _trainable(model: nn.Module) -> Iterator[nn.Parameter]:
-    return (parameter for parameter in model.parameters() if parameter.requires_grad)
+def begin(folder: Path, spec: Spec, resume: bool, backend: Backend) -> None:
+    """Makes the folder of a run, or sees that it is one of this spec.
+
+    Raises:
+        RunError: C021 if it holds a run and ``resume`` is off; C022 if that run had another spec.
+    """
+    file = folder / "spec.yaml"
+    text = checkpoint.spec_text(spec, spec.pipeline.weights)
+    if file.exists():
+        if not resume:
+            help = "go on with --resume, or choose another --out"
+            raise RunError("C021", f"the folder {folder} holds a run already", help=help)
+        changed = _changes(file.read_text(encoding="utf-8"), text)
+        if changed:
+            help = "resume with the spec as it was, or choose another --out"
+            raise RunError("C022", f"the run in {folder} has another spec: {', '.join(changed)} changed", help=help)
+    backend.barrier()
+    if backend.index == 0 and not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(file, text)
+    backend.barrier()
 
 
-def _require_finite(value: Tensor, step: int) -> None:
-    if not torch.isfinite(value):
-        help = "lower the learning rate, or compute in float32; the last checkpoint is unharmed"
-        raise RunError("C020", f"the loss of step {step} is {value.item()}", help=help)
+def _changes(old: str, new: str) -> list[str]:
+    """Keys by which two filled-in specs differ, but for what makes no difference to the numbers."""
+    import json
+
+    def read(text: str) -> dict[str, Any]:
+        values = {key: json.loads(value) for key, _, value in (line.partition(": ") for line in text.splitlines())}
+        values["train"] = {k: v for k, v in values["train"].items() if k not in _MAY_CHANGE}
+        return {name: value for name, value in values.items() if name not in ("backend", "generate")}
+
+    before, after = read(old), read(new)
+    return [
+        f"{name}.{key}" if isinstance(before.get(name), dict) and isinstance(after.get(name), dict) else name
+        for name in sorted(before.keys() | after.keys())
+        for key in _differing(before.get(name), after.get(name))
+    ]
 
 
-def _log(folder: Path, row: Mapping[str, Any]) -> None:
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+def _differing(one: Any, other: Any) -> list[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+    return [] if one == other else [""]
 
 
-def _save(
-    folder: Path, step: int, model: nn.Module, optimiser: AdamW, scheduler: LambdaLR, facts: Mapping[str, Any]
-) -> None:
-    """Writes a checkpoint under a temporary name, syncs it and renames it: half of one is never taken for a whole."""
-    place = folder / f"step-{step:08d}"
-    temporary = folder / f".{place.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    save_file(trained_state(model), temporary / "trained.safetensors")
-    # The schedule's function is rebuilt, not stored.
-    progress = {name: value for name, value in scheduler.state_dict().items() if name != "lr_lambdas"}
-    state = {"optimiser": optimiser.state_dict(), "scheduler": progress, "step": step}
-    torch.save({**state, "generator": torch.get_rng_state()}, temporary / "run.pt")
-    (temporary / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    for path in temporary.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    shutil.rmtree(place, ignore_errors=True)
-    temporary.rename(place)
+def dataset(use: Use | None, recipe: Captioner, backend: Backend, spec: Spec) -> Dataset | None:
+    """Builds a dataset of a spec; what is frozen is computed once, if the spec says so."""
+    settings = cast(TrainConfig, spec.sections["train"])
+    if use is None:
+        return None
+    data = cast(Dataset, build_use(use))
+    if not settings.cache:
+        return data
+    from lavcap_core.run.features import prepare
+
+    cached: Dataset = prepare(data, recipe, backend, spec, settings.workers)
+    return cached
 
 
-def _forget(folder: Path, keep: int) -> None:
-    for old in checkpoints(folder)[:-keep] if keep else []:
-        shutil.rmtree(old)
+def _check_splits(data: Dataset, held_out: Dataset | None) -> None:
+    """A run learns from no clip of a test, and is judged by none either, nor by what it learns from.
+
+    Raises:
+        DataError: C027.
+    """
+    wrong = {"train.data": _marked(data, "test", "val", "validation")}
+    if held_out is not None:
+        wrong["train.validation"] = _marked(held_out, "test", "train")
+        if set(held_out.names) & set(data.names):
+            wrong["train.validation"] = "that are in train.data too"
+    for key, what in wrong.items():
+        if what:
+            help = "lavcap data split makes parts that share nothing; a test is for lavcap evaluate alone"
+            raise DataError("C027", f"{key} holds clips {what}", help=help)
 
 
-def _resume(folder: Path, model: nn.Module, optimiser: AdamW, scheduler: LambdaLR, resume: bool) -> int:
-    """Puts the newest checkpoint back, and says which step is next."""
-    found = checkpoints(folder)
-    if not found:
-        return 0
-    if not resume:
-        raise RunError("C021", f"the folder {folder} holds a run already", help="resume it, or choose another folder")
-    load_trained(model, load_file(found[-1] / "trained.safetensors"))
-    state = torch.load(found[-1] / "run.pt", weights_only=True)
-    optimiser.load_state_dict(state["optimiser"])
-    scheduler.load_state_dict({**scheduler.state_dict(), **state["scheduler"]})
-    torch.set_rng_state(state["generator"])
-    return int(state["step"])
+def _marked(data: Dataset, *names: str) -> str | None:
+    found = sorted(getattr(data, "splits", set()) & set(names))
+    return f"marked '{found[0]}'" if found else None
+
+
+def _totals(recipe: Captioner, batches: Sequence[Batch]) -> Tensor:
+    """Caption tokens, and clips with both modalities, of this process's part of a step: [2] float64."""
+    totals = torch.zeros(2, dtype=torch.float64)
+    for batch in batches:
+        counts = recipe.decoder.caption_tokens(batch.captions).double() * batch.weights
+        totals += torch.stack([counts.sum(), (batch.pairs() * batch.weights).sum().double()])
+    return totals
+
+
+def _seed(*parts: int) -> int:
+    """One seed out of several numbers; neighbouring ones give unrelated seeds."""
+    digest = hashlib.sha256(",".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:7], "little")
+
+
+def _names_hash(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def _point(folder: Path, best: Mapping[str, Any]) -> None:
+    """Says which checkpoint is the best one."""
+    import json
+
+    if best:
+        content = {**best, "checkpoint": f"checkpoints/step-{best['step']:08d}"}
+        replace_text(folder / "best.json", json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,29 @@
+"""Files that are either the old one or the new one, whatever happens to the process that writes them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["replace_text", "sync"]
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file under a temporary name, syncs it and renames it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or a folder's list of files, is on the disk."""
+    if path.is_dir() and os.name != "posix":  # elsewhere a folder can't be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,101 @@
+"""How a model does on clips that it doesn't learn from: loss, and metrics of its captions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lavcap_core.builder import build_use
+from lavcap_core.builtin import TrainConfig
+from lavcap_core.data import Batch
+from lavcap_core.interfaces import Backend, Dataset, Generate
+from lavcap_core.recipes.captioner import Captioner
+from lavcap_core.run.loader import Job, Loader
+from lavcap_core.run.sampler import Sampler
+from lavcap_core.spec import Spec, check_component
+
+__all__ = ["validate"]
+
+
+@torch.no_grad()
+def validate(
+    spec: Spec, recipe: Captioner, model: nn.Module, data: Dataset, backend: Backend, settings: TrainConfig
+) -> dict[str, float]:
+    """Loss of held-out clips, and the scores of their captions.
+
+    Clips are shared over all processes; each clip's caption is drawn once and for all.
+
+    Returns:
+        ``loss``, ``caption`` (mean cross-entropy per token), ``alignment`` (mean over clips with both modalities), and
+        the chosen metrics' scores.
+    """
+    model.eval()
+    sums = torch.zeros(4, dtype=torch.float64)
+    captions: dict[int, str] = {}
+    for clips, batch in _batches(recipe, data, backend, settings):
+        backend.seed(settings.seed)
+        moved = batch.to(backend.device)
+        with backend.autocast():
+            sums += _sums(model(moved), moved)
+        backend.mark()
+        if settings.metrics:
+            captions |= dict(zip(clips, _captions(spec, recipe, moved, backend), strict=False))
+    caption, tokens, alignment, pairs = backend.sum(sums).tolist()
+    terms = {"caption": caption / max(tokens, 1.0)}
+    if recipe.aligner is not None:
+        terms["alignment"] = alignment / max(pairs, 1.0)
+    return {"loss": sum(terms.values()), **terms, **_scores(captions, data, backend, settings.metrics)}
+
+
+def _batches(recipe: Captioner, data: Dataset, backend: Backend, settings: TrainConfig) -> Any:
+    """Indices and batch, of this process's part."""
+    sampler = Sampler(data.lengths, settings.batch, 1, backend.processes, bucket=0)
+    count = len(data.names)
+    order = sorted(range(count), key=lambda index: data.lengths[index])
+    steps = [order[start : start + sampler.size] for start in range(0, count, sampler.size)]
+    jobs = (Job(step, sampler.share(clips, backend.index)) for step, clips in enumerate(steps))
+    loader = Loader(lambda index, _: data.read(index, recipe, (settings.seed, 2, index)), count, settings.workers)
+    for loaded in loader(jobs):
+        failed = {index for index, _ in loaded.failed}
+        for clips, batch in zip(loaded.job.clips, loaded.batches, strict=True):
+            yield [index for index in clips if index not in failed], batch
+
+
+def _sums(found: Any, batch: Batch) -> Tensor:
+    def total(values: Tensor) -> Tensor:
+        return (values.double() * batch.weights).sum().cpu()
+
+    alignment = torch.tensor(0.0) if found.alignment is None else total(found.alignment)
+    parts = [total(found.caption), total(found.tokens), alignment.double(), total(batch.pairs())]
+    return torch.stack(parts)
+
+
+def _captions(spec: Spec, recipe: Captioner, batch: Batch, backend: Backend) -> list[str]:
+    options = Generate(**spec.sections["generate"].model_dump())
+    with backend.autocast():
+        audio, visual = recipe.encode(batch.audio, batch.visual, batch.seconds)
+        texts = recipe.generate(audio, visual, options, batch.prompts)
+    backend.mark()
+    return texts
+
+
+def _scores(captions: Mapping[int, str], data: Dataset, backend: Backend, metrics: Sequence[str]) -> dict[str, float]:
+    """Scores of all processes' captions, the same on each."""
+    if not metrics:
+        return {}
+    found = dict(backend.gather(sorted(captions.items())))
+    order = sorted(found)
+    candidates = [found[index] for index in order]
+    references = [list(data.captions(index)) for index in order]
+    scores: dict[str, float] = {}
+    for name in metrics:
+        metric = build_use(check_component("metric", name, {}))
+        scores |= {key: float(value) for key, value in metric(candidates, references).items() if _is_number(value)}
+    return scores
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
