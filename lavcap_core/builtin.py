@@ -1,4 +1,4 @@
-"""Descriptors of the components that the core itself offers: the recipe `captioner` and the backend `torch`."""
+"""Descriptors of the components that the core itself offers: recipe, backend, data set, encoders of ready features."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lavcap_core.component import Component, Config, LocalPath, RecipeSlot, Slot, Use
+from lavcap_core.component import Component, Config, LocalPath, Port, RecipeSlot, Slot, Use
 
 __all__ = [
+    "AudioFeaturesConfig",
     "CaptionerConfig",
     "GenerateConfig",
     "ManifestConfig",
     "TorchConfig",
     "TrainConfig",
+    "VisualFeaturesConfig",
     "Windows",
+    "audio_features",
     "captioner",
     "manifest",
     "torch",
+    "visual_features",
 ]
 
 
@@ -107,6 +111,21 @@ class ManifestConfig(Config):
     file: LocalPath = Field(description="The manifest (.jsonl, .csv): clips with their captions.")
 
 
+class AudioFeaturesConfig(Config):
+    """Settings of the audio encoder `features`."""
+
+    width: int = Field(768, ge=1, le=65536, description="Width of the vectors in the files.")
+
+
+class VisualFeaturesConfig(Config):
+    """Settings of the visual encoder `features`."""
+
+    width: int = Field(768, ge=1, le=65536, description="Width of the vectors in the files.")
+    frames: int = Field(
+        20, ge=1, le=1000, description="Vectors per window; of more, so many are taken; fewer stay as they are."
+    )
+
+
 class TorchConfig(Config):
     """Settings of the torch backend."""
 
@@ -152,4 +171,22 @@ manifest = Component(
     config=ManifestConfig,
     factory="lavcap_core.run.datasets:build",
     summary="clips and captions listed in a jsonl or csv file",
+)
+
+audio_features = Component(
+    kind="audio_encoder",
+    name="features",
+    config=AudioFeaturesConfig,
+    factory="lavcap_core.ready:build_audio",
+    summary="ready vectors of the sound, from the manifest's audio_features",
+    ports=lambda config, inputs: {"audio": Port("audio", config.width)},
+)
+
+visual_features = Component(
+    kind="visual_encoder",
+    name="features",
+    config=VisualFeaturesConfig,
+    factory="lavcap_core.ready:build_visual",
+    summary="ready vectors of the frames, from the manifest's visual_features",
+    ports=lambda config, inputs: {"visual": Port("visual", config.width)},
 )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 __all__ = [
     "BuildError",
+    "DataError",
     "LavcapError",
     "MediaError",
     "PluginError",
@@ -111,6 +112,10 @@ class PortError(LavcapError):
 
 class MediaError(LavcapError):
     """A clip that can't be read (codes M)."""
+
+
+class DataError(LavcapError):
+    """Training data that is missing or wrong (codes D)."""
 
 
 class WeightsError(LavcapError):

@@ -1,18 +1,23 @@
-"""Which clips to caption: files, folders, globs and manifests (csv, jsonl). Light: no torch, no media library."""
+"""Which clips to caption or train on: files, folders, globs and manifests. Light: no torch, no media library."""
 
 from __future__ import annotations
 
 import csv
 import glob
+import hashlib
 import json
+import math
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lavcap_core.errors import Problem, RunError
+from lavcap_core.files import replace_text
 
-__all__ = ["MEDIA", "PICTURES", "Item", "find_items", "read_manifest"]
+__all__ = ["MEDIA", "PICTURES", "Item", "find_items", "list_hash", "natural", "read_manifest", "write_manifest"]
 
 SOUNDS = frozenset([".aac", ".aif", ".aiff", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma"])
 VIDEOS = frozenset(
@@ -23,25 +28,40 @@ MEDIA = SOUNDS | VIDEOS
 """Suffixes that a folder is searched for; a file that is named itself is read whatever its suffix."""
 
 _CLIP_COLUMNS = ("clip", "path", "file", "filename", "audio", "video")
+_STAND_INS = ("frames", "audio_features", "visual_features")
 
 
 @dataclass(frozen=True)
 class Item:
-    """One clip to caption.
+    """One clip to caption or to train on.
 
     Attributes:
-        clip: the file.
+        clip: the file, or None where frames or ready features stand for it.
         name: what rows call it: the path as it was given or found, or a manifest's ``id``.
         image: a picture for a sound file, or None.
         prompt: an instruction for this clip instead of the spec's, or None.
         start: seconds into the file at which reading starts.
+        end: seconds into the file at which reading ends, or None for its end.
+        frames: pictures that stand for the video, in natural order, evenly spread: a folder or a glob, or None.
+        audio_features: a ``.npy`` file [N, D] of ready vectors of the sound, or None.
+        visual_features: a ``.npy`` file [N, D] of ready vectors of the frames, or None.
+        captions: what is said of the clip.
+        split: the part of the data that it belongs to, such as ``train``, or None.
+        source: what it was cut from, such as the id of a video, or None; items of one source stay in one part.
     """
 
-    clip: str
+    clip: str | None
     name: str
     image: str | None = None
     prompt: str | None = None
     start: float = 0.0
+    end: float | None = None
+    frames: str | None = None
+    audio_features: str | None = None
+    visual_features: str | None = None
+    captions: tuple[str, ...] = ()
+    split: str | None = None
+    source: str | None = None
 
 
 def find_items(inputs: Sequence[str]) -> list[Item]:
@@ -86,7 +106,9 @@ def read_manifest(path: Path) -> list[Item]:
     """Reads a csv or jsonl manifest.
 
     Columns: ``clip`` (or ``path``, ``file``, ``filename``, ``audio``, ``video``), and if wanted ``id``, ``image``,
-    ``prompt``, ``start`` (seconds). Relative files are relative to the manifest.
+    ``frames``, ``audio_features``, ``visual_features``, ``caption`` (a text) or ``captions`` (a list, in jsonl),
+    ``start`` and ``end`` (seconds), ``prompt``, ``split``, ``source``. Frames or features may stand for the clip.
+    Relative files are relative to the manifest. Rows of one id that differ in their captions only are one item.
 
     Raises:
         RunError: C002, all rows that are wrong at once.
@@ -95,19 +117,23 @@ def read_manifest(path: Path) -> list[Item]:
         rows = list(_rows(path))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RunError("C002", f"the manifest can't be read: {error}", file=str(path)) from None
-    items: list[Item] = []
+    items: dict[str, Item] = {}
     problems: list[Problem] = []
     for line, row in rows:
         try:
-            items.append(_item(row, path.parent))
+            item = _item(row, path.parent)
+            items[item.name] = _gathered(items.get(item.name), item)
         except ValueError as error:
             problems.append(Problem("C002", str(error), _HELP, file=str(path), line=line))
     if problems:
         raise RunError(problems)
-    return items
+    return list(items.values())
 
 
-_HELP = "a row needs 'clip', and may have 'id', 'image', 'prompt' and 'start' (seconds)"
+_HELP = (
+    "a row needs 'clip', 'frames', 'audio_features' or 'visual_features', and may have 'id', 'image', 'caption', "
+    "'captions', 'start', 'end' (seconds), 'prompt', 'split' and 'source'"
+)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -129,14 +155,91 @@ def _item(row: Any, folder: Path) -> Item:
     if not isinstance(row, dict):
         raise ValueError(row if isinstance(row, str) else f"not an object: {row!r}")
     clip = next((row[name] for name in _CLIP_COLUMNS if row.get(name)), None)
-    if not isinstance(clip, str):
+    stands = clip or next((row[name] for name in _STAND_INS if row.get(name)), None)
+    if not isinstance(stands, str) or not isinstance(clip, str | None):
         raise ValueError("names no clip")
-    image = row.get("image") or None
-    start = float(row.get("start") or 0)  # a ValueError of its own says what was met
+    start, end = float(row.get("start") or 0), row.get("end")  # a ValueError of its own says what was met
+    end = None if end in (None, "") else float(end)
+    if not 0 <= start < math.inf or (end is not None and not start < end < math.inf):
+        raise ValueError(f"no stretch of time: start {start:g}, end {end}")
+    image, frames, sound, visual = (_file(row, name, folder) for name in ("image", *_STAND_INS))
     return Item(
-        clip=str(folder / clip),
-        name=str(row.get("id") or clip),
-        image=str(folder / image) if image else None,
+        clip=str(folder / clip) if clip else None,
+        name=str(row.get("id") or stands),
+        image=image,
         prompt=row.get("prompt") or None,
         start=start,
+        end=end,
+        frames=frames,
+        audio_features=sound,
+        visual_features=visual,
+        captions=_captions(row),
+        split=row.get("split") or None,
+        source=row.get("source") or None,
     )
+
+
+def _file(row: dict[str, Any], column: str, folder: Path) -> str | None:
+    text = row.get(column) or None
+    if not isinstance(text, str | None):
+        raise ValueError(f"{column} is no text: {text!r}")
+    if text is None or column != "frames" or not glob.has_magic(text) or (folder / text).is_dir():
+        return None if text is None else str(folder / text)
+    return str(Path(glob.escape(str(folder))) / text)
+
+
+def _captions(row: dict[str, Any]) -> tuple[str, ...]:
+    found: list[str] = []
+    for name in ("caption", "captions"):
+        value = row.get(name) or []
+        texts = value if isinstance(value, list) else [value]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{name} is no text and no list of texts: {value!r}")
+        found += texts
+    return tuple(found)
+
+
+def _gathered(before: Item | None, item: Item) -> Item:
+    """An item with the captions of a later row of its id."""
+    if before is None:
+        return item
+    if replace(before, captions=()) != replace(item, captions=()):
+        raise ValueError(f"'{item.name}' is an earlier row already, of another clip or stretch: give each its own 'id'")
+    return replace(before, captions=before.captions + item.captions)
+
+
+def natural(text: str) -> tuple[str | int, ...]:
+    """Key that sorts as people count: frame2 before frame10."""
+    return tuple(int(part) if odd % 2 else part.lower() for odd, part in enumerate(re.split(r"([0-9]+)", text)))
+
+
+def list_hash(items: Iterable[Item]) -> str:
+    """SHA-256 of the sorted names, a line each: two lists of the same clips have the same, on any machine."""
+    return hashlib.sha256("".join(f"{name}\n" for name in sorted(item.name for item in items)).encode()).hexdigest()
+
+
+def write_manifest(path: Path, items: Iterable[Item]) -> None:
+    """Writes a jsonl manifest; what lies beneath its folder is written relative to it. All or nothing is written.
+
+    Raises:
+        OSError: if it can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, "".join(json.dumps(_row(item, path.parent), ensure_ascii=False) + "\n" for item in items))
+
+
+def _row(item: Item, folder: Path) -> dict[str, Any]:
+    files = ("clip", "image", *_STAND_INS)
+    texts = {name: _relative(text, folder) for name in files if (text := getattr(item, name))}
+    rest: dict[str, Any] = {"start": item.start, "end": item.end, "captions": list(item.captions)}
+    rest |= {"prompt": item.prompt, "split": item.split, "source": item.source}
+    return {"id": item.name, **texts, **{name: value for name, value in rest.items() if value}}
+
+
+def _relative(text: str, folder: Path) -> str:
+    place = os.path.abspath(text)  # noqa: PTH100 (a glob is no path to resolve)
+    here = os.path.abspath(folder)  # noqa: PTH100
+    for start in (here, glob.escape(here)):
+        if place.startswith(start.rstrip(os.sep) + os.sep):
+            return place[len(start.rstrip(os.sep)) + 1 :]
+    return place

@@ -18,6 +18,7 @@ from lavcap_core.builder import build_recipe, build_use
 from lavcap_core.data import Aligned, Alignment, Caption, Tokens, collate
 from lavcap_core.errors import WeightsError
 from lavcap_core.interfaces import Backend, Generate
+from lavcap_core.manifest import Item
 from lavcap_core.presets import find as find_preset
 from lavcap_core.recipes.captioner import Captioner, merge_windows
 from lavcap_core.spec import Spec, read
@@ -99,10 +100,16 @@ class Pipeline:
         Raises:
             MediaError: if the file can't be read.
         """
-        request = self.recipe.request()
-        if start:
-            request = media.Request(**{**vars(request), "start": start})
-        return self.prepare(media.read(clip, request, image=image))
+        return self.read_item(Item(str(clip), str(clip), None if image is None else str(image), start=start))
+
+    def read_item(self, item: Item) -> Prepared:
+        """Reads and prepares a clip of a manifest: its file, pictures and ready features, from start to end.
+
+        Raises:
+            MediaError: if a file can't be read.
+            DataError: if its features or frames can't be used, or it has nothing that the pipeline takes.
+        """
+        return self.prepare(media.read_item(item, self.recipe.request()))
 
     def prepare(self, recording: media.Recording) -> Prepared:
         """Features of all windows of a recording."""

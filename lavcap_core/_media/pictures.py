@@ -9,6 +9,7 @@ So keyframes that lie dense between wanted times save work, sparse ones cost not
 from __future__ import annotations
 
 import bisect
+import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,8 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from lavcap_core._media import files
-from lavcap_core.errors import MediaError
+from lavcap_core.errors import DataError, MediaError
+from lavcap_core.manifest import PICTURES, natural
 
 Picture = NDArray[np.uint8]
 
@@ -253,6 +255,48 @@ def still(path: str, size: int) -> Picture:
         if pictures.empty:
             raise MediaError("M004", "no picture can be decoded", file=path)
         return pictures.found[0]
+
+
+def find(place: str) -> list[str]:
+    """Pictures in a folder, or that fit a glob, in natural order.
+
+    Raises:
+        DataError: D004 if there is none.
+    """
+    inside = place if not Path(place).is_dir() else os.path.join(glob.escape(place), "*")  # noqa: PTH118 (a glob)
+    found = [name for name in glob.glob(inside) if Path(name).suffix.lower() in PICTURES]  # noqa: PTH207
+    if not found:
+        raise DataError("D004", "no picture in this folder, or of this pattern", file=place)
+    return sorted(found, key=natural)
+
+
+class StandIns:
+    """Pictures that stand for a video, each shown as long as the others.
+
+    Args:
+        names: the files in order.
+        size: height and width of the frames.
+    """
+
+    def __init__(self, names: Sequence[str], size: int) -> None:
+        self._names = names
+        self._size = size
+        self._seen: dict[int, Picture] = {}
+
+    def frames(self, start: float, seconds: float, span: float, count: int) -> Picture:
+        """Frames [count, S, S, 3] of a window by the frame rule, where the pictures span ``span`` seconds.
+
+        Raises:
+            MediaError: as `still`.
+        """
+        times = start + np.arange(count) * seconds / count + _TOLERANCE
+        places = np.clip((times * len(self._names) / span).astype(int), 0, len(self._names) - 1)
+        return np.stack([self._picture(place) for place in places.tolist()])
+
+    def _picture(self, place: int) -> Picture:
+        if place not in self._seen:
+            self._seen[place] = still(self._names[place], self._size)
+        return self._seen[place]
 
 
 def check_size(stream: VideoStream, path: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def _items(args: argparse.Namespace) -> list[Item]:
         return items
     if len(items) != 1:
         raise RunError("C006", "--image goes with one clip", help="a manifest has a column 'image' for many")
-    return [Item(items[0].clip, items[0].name, args.image, items[0].prompt, items[0].start)]
+    return [replace(items[0], image=args.image)]
 
 
 def _open_rows(args: argparse.Namespace, spec: Spec) -> Rows | None:

@@ -73,9 +73,12 @@ class Captioner(nn.Module):
     def request(self) -> Request:
         """What to read of a file."""
         visual = self.visual_encoder
+        audio_width, visual_width = _ready_width(self.audio_encoder), _ready_width(visual)
         return Request(
-            audio=self.audio_encoder is not None,
-            frames=visual.frames if visual is not None else 0,
+            audio=self.audio_encoder is not None and audio_width is None,
+            frames=visual.frames if visual is not None and visual_width is None else 0,
+            audio_width=audio_width,
+            visual_width=visual_width,
             image_size=visual.image_size if visual is not None else 224,
             window=self.windows.seconds,
             hop=self.windows.hop,
@@ -84,10 +87,12 @@ class Captioner(nn.Module):
 
     def prepare(self, clip: Clip) -> tuple[Tensor | None, Tensor | None]:
         """Features of one window for both encoders, on the CPU; None for what the clip or the pipeline lacks."""
+        sound = clip.waveform if _ready_width(self.audio_encoder) is None else clip.audio_features
+        frames = clip.frames if _ready_width(self.visual_encoder) is None else clip.visual_features
         audio = visual = None
-        if self.audio_encoder is not None and clip.waveform is not None and len(clip.waveform):
+        if self.audio_encoder is not None and sound is not None and len(sound):
             audio = self.audio_encoder.prepare(clip)
-        if self.visual_encoder is not None and clip.frames is not None and len(clip.frames):
+        if self.visual_encoder is not None and frames is not None and len(frames):
             visual = self.visual_encoder.prepare(clip)
         return audio, visual
 
@@ -180,6 +185,11 @@ class Captioner(nn.Module):
         """Captions of encoded clips."""
         tokens, _ = self.fuse(audio, visual)
         return self.decoder.generate(tokens, options, prompts)
+
+
+def _ready_width(encoder: AudioEncoder | VisualEncoder | None) -> int | None:
+    """Width of the ready features that an encoder takes instead of sound or frames; None for other encoders."""
+    return encoder.width if encoder is not None and getattr(encoder, "takes_features", False) else None
 
 
 def merge_windows(tokens: Tokens, groups: Sequence[Sequence[int]], starts: Sequence[float]) -> Tokens:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from lavcap_core.errors import LavcapError, RunError
+from lavcap_core.files import replace_text
 from lavcap_core.manifest import Item
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _read_ahead(
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         try:
             for item in items:
-                waiting.append((item, pool.submit(pipeline.read, item.clip, item.image, item.start)))
+                waiting.append((item, pool.submit(pipeline.read_item, item)))
                 if len(waiting) > ahead:
                     yield _result(*waiting.popleft())
             while waiting:
@@ -167,7 +167,7 @@ class Rows:
         if self.path.exists() and side.exists() and side.read_text(encoding="utf-8") != text:
             help = "name another --out, or start anew with --overwrite"
             raise RunError("C003", "holds captions of another pipeline or version", help=help, file=str(self.path))
-        _replace(side, text)
+        replace_text(side, text)
 
     def _read(self) -> list[Row]:
         if not self.path.exists():
@@ -191,7 +191,7 @@ class Rows:
         self.failed = sum(row["status"] == "error" for row in kept)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
         if self.path.exists() and text != self.path.read_text(encoding="utf-8"):
-            _replace(self.path, text)
+            replace_text(self.path, text)
 
 
 def _checked(line: str) -> Row:
@@ -199,13 +199,3 @@ def _checked(line: str) -> Row:
     if not isinstance(row, dict) or not isinstance(row["clip"], str) or not isinstance(row["status"], str):
         raise ValueError(line)
     return row
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file so that it is either the old one or the new one, whatever happens."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
