@@ -21,7 +21,18 @@ from lavcap_core.ports import Wiring, wire
 from lavcap_core.registry import Registry, installed, suggest
 from lavcap_core.yaml import Node, parse
 
-__all__ = ["PipelineSpec", "Spec", "check_component", "pipeline_model", "read", "read_text"]
+__all__ = [
+    "PipelineSpec",
+    "Spec",
+    "check_component",
+    "check_keys",
+    "check_node",
+    "merge",
+    "pipeline_model",
+    "read",
+    "read_file",
+    "read_text",
+]
 
 VERSION = 1
 """The version of the spec's format, its key ``lavcap``."""
@@ -125,6 +136,7 @@ class _Checker:
     registry: Registry
     folder: Path
     problems: list[Problem] = field(default_factory=list)
+    folders: Mapping[str, Path] = field(default_factory=dict)
 
     def component(self, kind: str, node: Node, key: str) -> Use | None:
         """The component that a node names; None, with a problem, if there is none or it is wrong."""
@@ -172,11 +184,12 @@ class _Checker:
             return self.model(section, node, key) or _FAILED
         path = _mark(info, _PathMark)
         if path is not None and isinstance(node.value, str):
-            return self.path(path, node.value)
+            return self.path(path, node)
         return node.plain()
 
-    def path(self, mark: _PathMark, text: str) -> str:
-        place = self.folder / Path(text).expanduser()
+    def path(self, mark: _PathMark, node: Node) -> str:
+        text: str = node.value
+        place = self.folders.get(node.file or "", self.folder) / Path(text).expanduser()
         # A model's name may be a hub's or a weights plugin's: only what looks like a path or is there is one.
         if mark.must_be_local or text.startswith((".", "~", "/")) or place.exists():
             return str(place)
@@ -273,7 +286,7 @@ def _describe_field(model: type[Config], detail: ErrorDetails) -> str | None:
     return info.description if info is not None else None
 
 
-def _merge(node: Node, overrides: Sequence[str]) -> tuple[Node, list[Problem]]:
+def merge(node: Node, overrides: Sequence[str]) -> tuple[Node, list[Problem]]:
     """Applies ``KEY=VALUE`` overrides, each value read as YAML."""
     problems: list[Problem] = []
     for override in overrides:
@@ -320,15 +333,28 @@ def read(file: str | Path, overrides: Sequence[str] = (), registry: Registry | N
     Raises:
         SpecError: all that is wrong with it, in the order of the file.
     """
+    help = "see the presets with: lavcap init --list"
+    return read_text(read_file(file, help), str(file), Path(file).parent, overrides, registry)
+
+
+def read_file(file: str | Path, help: str | None = None) -> str:
+    """Text of a YAML file.
+
+    Args:
+        file: its name.
+        help: what to do where there is none.
+
+    Raises:
+        SpecError: Y007 if it can't be read, Y001 if it isn't text.
+    """
     path = Path(file)
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
-        help = "see the presets with: lavcap init --list" if not path.exists() else None
+        help = help if not path.exists() else None
         raise SpecError("Y007", f"can't be read: {error.strerror}", help=help, file=str(file)) from None
     except UnicodeDecodeError as error:
         raise SpecError("Y001", f"is not UTF-8 (byte {error.start})", file=str(file)) from None
-    return read_text(text, str(file), path.parent, overrides, registry)
 
 
 def read_text(
@@ -339,12 +365,36 @@ def read_text(
     registry: Registry | None = None,
 ) -> Spec:
     """Checks a spec given as text; see `read`."""
+    root, problems = parse(text, file)
+    root, more = merge(root, overrides)
+    return check_node(root, file, folder, problems + more, registry=registry)
+
+
+def check_node(
+    root: Node,
+    file: str | None = None,
+    folder: Path | None = None,
+    problems: Sequence[Problem] = (),
+    folders: Mapping[str, Path] | None = None,
+    registry: Registry | None = None,
+) -> Spec:
+    """Checks a spec given as nodes, which may come from several files.
+
+    Args:
+        root: the spec.
+        file: its name.
+        folder: what relative paths are relative to; default: the current one.
+        problems: what was found before.
+        folders: the same for nodes of other files, by the file's name.
+        registry: default: what is installed.
+
+    Raises:
+        SpecError: all that is wrong with it.
+    """
     registry = registry or installed()
     registry.check_strictly()
-    root, problems = parse(text, file)
-    root, more = _merge(root, overrides)
     folder = (folder or Path()).absolute()
-    checker = _Checker(registry, folder, problems + more)
+    checker = _Checker(registry, folder, list(problems), folders or {})
     pipeline, wiring = _check(root, checker)
     if checker.problems or pipeline is None or wiring is None:
         raise SpecError(sorted(checker.problems, key=lambda p: (p.line or 0, p.column or 0)))
@@ -389,6 +439,14 @@ def _add_slot_help(problems: list[Problem], start: int, slots: Mapping[str, Reci
         slot = slots.get(problem.key or "")
         if problem.code == "S003" and slot is not None and slot.help:
             problems[i] = replace(problem, help=slot.help)
+
+
+def check_keys(model: type[Config], node: Node, key: str, problems: list[Problem]) -> Config | None:
+    """An instance of a model of keys and values other than a spec's; None, with problems, if the node is wrong."""
+    checker = _Checker(installed(), Path().absolute())
+    found = checker.model(model, node, key)
+    problems += checker.problems
+    return found
 
 
 def check_component(kind: str, name: str, settings: Mapping[str, Any], registry: Registry | None = None) -> Use:
