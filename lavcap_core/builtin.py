@@ -105,6 +105,10 @@ class TrainConfig(Config):
     seed: int = Field(0, ge=0, lt=2**31, description="Of everything drawn at random.")
 
 
+MAY_CHANGE = ("workers", "cache", "cache_folder", "save_every", "keep", "trackers", "log_every", "nonfinite")
+"""Settings of `train` that a resumed run may change: no number of the training depends on them."""
+
+
 class ManifestConfig(Config):
     """Settings of the dataset `manifest`."""
 

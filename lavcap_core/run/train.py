@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lavcap_core import hooks
 from lavcap_core.builder import build_recipe, build_use
-from lavcap_core.builtin import TrainConfig
+from lavcap_core.builtin import MAY_CHANGE, TrainConfig
 from lavcap_core.component import Use
 from lavcap_core.data import Batch, Sample
 from lavcap_core.errors import DataError, RunError, SpecError, WeightsError
@@ -36,8 +36,6 @@ from lavcap_core.tuning import load_trained
 
 __all__ = ["Plan", "factor", "groups", "train"]
 
-_MAY_CHANGE = ("workers", "cache", "cache_folder", "save_every", "keep", "trackers", "log_every", "nonfinite")
-"""Settings of `train` that a resumed run may change: no number of the training depends on them."""
 _SKIPS = 20
 """Steps in a row that may be skipped before the run is given up."""
 
@@ -382,7 +380,7 @@ def _changes(old: str, new: str) -> list[str]:
 
     def read(text: str) -> dict[str, Any]:
         values = {key: json.loads(value) for key, _, value in (line.partition(": ") for line in text.splitlines())}
-        values["train"] = {k: v for k, v in values["train"].items() if k not in _MAY_CHANGE}
+        values["train"] = {k: v for k, v in values["train"].items() if k not in MAY_CHANGE}
         return {name: value for name, value in values.items() if name not in ("backend", "generate")}
 
     before, after = read(old), read(new)
