@@ -28,7 +28,7 @@ __all__ = ["EXTRA_GROUPS", "GROUP", "Entry", "Registry", "installed", "suggest"]
 GROUP = "lavcap."
 """Prefix of all entry-point groups."""
 
-EXTRA_GROUPS = ("preset", "command", "hooks")
+EXTRA_GROUPS = ("preset", "sweep", "command", "hooks")
 """Groups whose entries are not components."""
 
 

@@ -7,8 +7,9 @@ aliases and unbounded documents refused, and all of that as a `Problem` with a p
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ import yaml as pyyaml
 
 from lavcap_core.errors import Problem, SpecError
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "Node", "parse", "parse_scalar"]
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "Node", "flow", "parse", "parse_scalar"]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
@@ -32,6 +33,7 @@ _HEX = re.compile(r"0x[0-9a-fA-F]+\Z")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
 _INF = re.compile(r"[-+]?\.(?:inf|Inf|INF)\Z")
 _NAN = re.compile(r"\.(?:nan|NaN|NAN)\Z")
+_BARE = re.compile(r"[A-Za-z_./][\w./-]*\Z")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,17 @@ def _parse_float(text: str) -> float | str:
     if _FLOAT.match(text) or _INF.match(text) or _NAN.match(text):
         return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
     return text
+
+
+def flow(value: Any) -> str:
+    """Plain data as YAML on one line, which `parse` reads back as the same."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{flow(str(name))}: {flow(child)}" for name, child in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(flow, value))}]"
+    if isinstance(value, str) and _BARE.match(value) and parse_scalar(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=isinstance(value, str) and not value.isprintable())
 
 
 class _Composer:

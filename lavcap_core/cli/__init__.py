@@ -19,12 +19,14 @@ __all__ = ["VERBS", "main"]
 VERBS = {
     "caption": "say what is heard and seen in clips",
     "train": "train a pipeline from a spec, or go on with it",
+    "sweep": "train the runs of an ablation, and table what came out",
     "init": "write a commented spec to start from",
     "check": "report everything that is wrong with a spec",
     "show": "draw a spec's parts with their widths (text, mermaid, dot)",
     "explain": "explain an error code",
     "schema": "print the JSON schema of specs, for editors",
     "plugins": "list, describe and examine plugins",
+    "import": "turn what other code trained into a spec and weights",
     "info": "versions and hardware, to paste into a report",
 }
 """Verbs of the core, each a module of this package."""

@@ -1,4 +1,4 @@
-"""``lavcap init``: a commented spec to start from."""
+"""``lavcap init``: a commented spec, or sweep, to start from."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ __all__ = ["command"]
 
 def command(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
-    parser.add_argument("preset", nargs="?", default=DEFAULT_PRESET, metavar="PRESET", help="default: starter")
-    parser.add_argument("--list", action="store_true", help="list the installed presets")
+    help = "or a sweep; default: starter"
+    parser.add_argument("preset", nargs="?", default=DEFAULT_PRESET, metavar="PRESET", help=help)
+    parser.add_argument("--list", action="store_true", help="list the installed presets and sweeps")
     parser.add_argument("--out", metavar="FILE", help="default: PRESET.yaml here; - prints it")
     parser.add_argument("--force", action="store_true", help="overwrite the file")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes a preset's text with its paths made absolute."""
+    """Writes the text of a preset, or of a sweep, with its paths made absolute."""
     if args.list:
-        for entry in installed().entries("preset"):
-            print(f"{entry.name}  ({entry.distribution} {entry.version})")
+        for entry in (*installed().entries("preset"), *installed().entries("sweep")):
+            use = ", for lavcap sweep" if entry.kind == "sweep" else ""
+            print(f"{entry.name}  ({entry.distribution} {entry.version}{use})")
         return 0
-    file = presets.find(args.preset)
+    file = presets.find(args.preset) or presets.find(args.preset, "sweep")
     if file is None:
         raise _unknown_preset(args.preset)
     text = _with_absolute_weights(file)
