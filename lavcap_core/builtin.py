@@ -95,6 +95,7 @@ class TrainConfig(Config):
     )
     workers: int = Field(2, ge=0, le=256, description="Threads that read clips ahead.")
     cache: bool = Field(True, description="Compute what is frozen once, and keep it.")
+    cache_folder: LocalPath | None = Field(None, description="Where it is kept; default: in the user's cache.")
     save_every: int | None = Field(None, ge=1, description="Steps between checkpoints; default: an epoch.")
     keep: int = Field(2, ge=1, description="Newest checkpoints that are kept, besides the best one.")
     validate_every: float = Field(1.0, gt=0, description="Epochs between validations.")

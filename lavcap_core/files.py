@@ -1,11 +1,11 @@
-"""Files that are either the old one or the new one, whatever happens to the process that writes them."""
+"""Files that are either the old one or the new one, whatever happens to the process that writes them; the cache."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-__all__ = ["replace_text", "sync"]
+__all__ = ["cache_folder", "replace_text", "sync"]
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -27,3 +27,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of the user's cache: in ``$LAVCAP_CACHE``, else in ``lavcap`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    chosen = os.environ.get("LAVCAP_CACHE")
+    if chosen:
+        return Path(chosen).expanduser() / name
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "lavcap" / name

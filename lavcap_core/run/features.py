@@ -1,0 +1,585 @@
+"""What frozen encoders give, computed once and kept: the feature cache.
+
+An entry is found by hashes of all that it depends on (`ingredients` and the clip's content): no stale one can be used.
+How it is kept is said in `lavcap_core.run.shards`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from lavcap_core import media
+from lavcap_core.builtin import TrainConfig
+from lavcap_core.component import Tune, Use
+from lavcap_core.data import Padded, Ready, Sample, Tokens
+from lavcap_core.errors import DataError, LavcapError
+from lavcap_core.files import cache_folder
+from lavcap_core.interfaces import Backend, Dataset
+from lavcap_core.recipes.captioner import Captioner
+from lavcap_core.run.contents import content_hash, contents
+from lavcap_core.run.shards import Entry, Shards, compact
+from lavcap_core.spec import Spec
+from lavcap_core.tuning import trained_state
+
+__all__ = [
+    "FEATURES_RULE",
+    "MODALITIES",
+    "Cached",
+    "Features",
+    "Report",
+    "content_hash",
+    "folder_of",
+    "ingredients",
+    "prepare",
+    "why_not",
+]
+
+FEATURES_RULE = 1
+"""Version of how features are computed and kept; part of cache keys."""
+MODALITIES = ("audio", "visual")
+"""What can be cached, by the part of the slot's name before ``_encoder``."""
+_BATCH = 8
+"""Clips of one shape that are encoded together."""
+_ROUND = 256
+"""Clips that each process takes before all wait for each other: no wait is longer than what a launcher puts up with."""
+
+
+# --- what can be cached ----------------------------------------------------------------------------------------------
+
+
+def why_not(encoder: Any) -> str | None:
+    """Why the tokens of an encoder can't be computed once for all epochs, or None if they can."""
+    if getattr(encoder, "takes_features", False):
+        return "its features are ready already"
+    if not isinstance(encoder, nn.Module):
+        return "it is no torch module"
+    if any(parameter.requires_grad for parameter in encoder.parameters()):
+        return "it is trained"
+    if getattr(encoder, "augments", False):
+        return "its input is augmented in training"
+    if trained_state(encoder):
+        return "its statistics change in training"
+    if any(isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0 for part in _live(encoder)):
+        return "it has dropout in training"
+    return None
+
+
+def _live(module: nn.Module) -> list[nn.Module]:
+    """Modules that training puts into training mode."""
+    modes = {part: part.training for part in module.modules()}
+    module.train()
+    live = [part for part in modes if part.training]
+    for part, mode in modes.items():
+        part.training = mode
+    return live
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def ingredients(modality: str, recipe: Captioner, backend: Backend, spec: Spec) -> dict[str, Any]:
+    """All that the tokens of an encoder depend on beside the clip, as plain data.
+
+    Devices and versions of torch are not among it: they change results by rounding only.
+    """
+    use = spec.parts[f"{modality}_encoder"]
+    encoder = getattr(recipe, f"{modality}_encoder")
+    assert use is not None
+    return {
+        "rule": FEATURES_RULE,
+        "frame_rule": media.FRAME_RULE,
+        "modality": modality,
+        "component": f"{use.distribution} {version(use.distribution)} {use.name}",
+        "settings": _settings(use, spec.filled()[f"{modality}_encoder"]),
+        "sources": _sources(encoder),
+        "weights": _weights_hash(encoder),
+        "attributes": _attributes_hash(encoder),
+        "request": _request(modality, recipe),
+        "precision": _precision(backend),
+    }
+
+
+def _settings(use: Use, filled: Mapping[str, Any]) -> dict[str, Any]:
+    # Nothing of it is trained, so that ranks and rates of what would be make no difference.
+    return {name: value for name, value in filled.items() if not isinstance(getattr(use.config, name, None), Tune)}
+
+
+def _sources(encoder: Any) -> str:
+    """Hash of the package that the encoder's class comes from, for those who change it without a new version."""
+    module = sys.modules[type(encoder).__module__.partition(".")[0]]
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return ""
+    place = Path(file)
+    paths = sorted(place.parent.rglob("*.py")) if place.name == "__init__.py" else [place]
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.relative_to(place.parent).as_posix()} ".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _weights_hash(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        digest.update(f"{name} ".encode())
+        _hash_tensor(digest, tensor)
+    return digest.hexdigest()
+
+
+def _hash_tensor(digest: Any, tensor: Tensor) -> None:
+    digest.update(f"{tensor.dtype} {list(tensor.shape)}\n".encode())
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+_OF_MODULES = frozenset(nn.Module().__dict__)
+
+
+def _attributes_hash(module: nn.Module) -> str:
+    """Hash of what modules are told beside weights: heads, means, strides, ...; objects count by their class alone."""
+    digest = hashlib.sha256()
+    for name, part in module.named_modules():
+        told = {key: value for key, value in part.__dict__.items() if key not in _OF_MODULES and key != "train"}
+        digest.update(f"{name} {type(part).__module__}.{type(part).__qualname__}\n".encode())
+        _hash_value(digest, told)
+    return digest.hexdigest()
+
+
+def _hash_value(digest: Any, value: Any) -> None:
+    value = _plain(value)
+    if isinstance(value, Tensor):
+        _hash_tensor(digest, value)
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            digest.update(f"{key!s}: ".encode())
+            _hash_value(digest, value[key])
+    elif isinstance(value, list | tuple):
+        digest.update(f"{len(value)}\n".encode())
+        for item in value:
+            _hash_value(digest, item)
+    else:
+        simple = isinstance(value, str | int | float | complex | bytes | torch.dtype | None)
+        digest.update((repr(value) if simple else type(value).__qualname__).encode() + b"\n")
+
+
+def _plain(value: Any) -> Any:
+    """Structured values as mappings, lists and tensors."""
+    if isinstance(value, type):
+        return value
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if is_dataclass(value):
+        return {entry.name: getattr(value, entry.name) for entry in fields(value)}
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=str)
+    to_dict = getattr(value, "to_dict", None)  # of configurations of transformers
+    return to_dict() if callable(to_dict) else value
+
+
+def _request(modality: str, recipe: Captioner) -> dict[str, Any]:
+    """What is read of a file, as far as it matters: how long a clip is may depend on whether its video is read."""
+    request = asdict(recipe.request())
+    if modality == "audio":
+        request |= {"frames": request["frames"] > 0, "image_size": None, "visual_width": None}
+    return request | {"hop": None, "audio_width": None}
+
+
+def _precision(backend: Backend) -> str:
+    """What the backend's autocast makes of a product of float32 numbers."""
+    one = torch.ones(1, 1, device=backend.device)
+    with backend.autocast():
+        return str((one @ one).dtype)
+
+
+def folder_of(spec: Spec) -> Path:
+    """Where a spec's features are kept."""
+    chosen = cast(TrainConfig, spec.sections["train"]).cache_folder
+    return cache_folder("features") if chosen is None else Path(chosen)
+
+
+# --- the cache -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Report:
+    """What was done for a dataset.
+
+    Attributes:
+        clips: clips of the dataset.
+        computed: modality to the number of clips that this process computed.
+        failed: clips that could not be read or encoded, by name, with the reason.
+        sizes: modality to the bytes of this process's new entries.
+    """
+
+    clips: int = 0
+    computed: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+
+class Features:
+    """The cached features of a recipe's frozen encoders.
+
+    Args:
+        recipe: a built recipe.
+        backend: where to compute, and in which precision.
+        spec: of the recipe; its `train.cache_folder` says where features are kept.
+
+    Attributes:
+        left_out: slot to the reason why its encoder is not cached.
+        shards: modality to what is kept of it.
+    """
+
+    def __init__(self, recipe: Captioner, backend: Backend, spec: Spec) -> None:
+        self.recipe, self.backend = recipe, backend
+        self.folder = folder_of(spec)
+        self.left_out: dict[str, str] = {}
+        self.shards: dict[str, Shards] = {}
+        for modality in MODALITIES:
+            encoder = getattr(recipe, f"{modality}_encoder", None)
+            if encoder is None:
+                continue
+            reason = why_not(encoder)
+            if reason is None:
+                self.shards[modality] = self._shards(modality, spec)
+            else:
+                self.left_out[f"{modality}_encoder"] = reason
+
+    def _shards(self, modality: str, spec: Spec) -> Shards:
+        facts = ingredients(modality, self.recipe, self.backend, spec)
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        use = spec.parts[f"{modality}_encoder"]
+        assert use is not None
+        shards = Shards(self.folder / f"{use.name}-{key[:32]}", key)
+        if self.backend.index == 0:
+            shards.describe(facts)
+        return shards
+
+    def fill(self, dataset: Dataset, clips: Mapping[int, str], workers: int = 2) -> Report:
+        """Computes what is missing, each process its share; all processes call it.
+
+        Args:
+            dataset: where clips are read.
+            clips: index to identity of the clips that are wanted.
+            workers: threads that read clips.
+
+        Raises:
+            DataError: D031 if the cache can't be written.
+        """
+        self._open()
+        report = Report(clips=len(dataset.names))
+        once = {clip: index for index, clip in clips.items()}
+        mine = sorted(once.values())[self.backend.index :: self.backend.processes]
+        missing = sum(bool(self._missing(clips[index])) for index in mine)
+        rounds = -(-len(once) // (_ROUND * self.backend.processes))
+        with self._working(), _bar(missing, self.backend.index == 0, f"features ({', '.join(self.shards)})") as bar:
+            for start in range(0, rounds * _ROUND, _ROUND):
+                part = [index for index in mine[start : start + _ROUND] if self._missing(clips[index])]
+                _Filling(self, dataset, clips, report, bar.update).run(part, workers)
+                self.backend.barrier()
+        if rounds and self.backend.sum(torch.tensor(float(missing))).item():
+            self._open()
+        return report
+
+    def _missing(self, clip: str) -> list[str]:
+        return [modality for modality, shards in self.shards.items() if clip not in shards]
+
+    def _open(self) -> None:
+        for shards in self.shards.values():
+            shards.open()
+            if self.backend.index == 0 and shards.damaged:
+                names = ", ".join(shards.damaged)
+                print(f"{shards.folder}: damaged, its clips are computed again: {names}", file=sys.stderr)
+        self.backend.barrier()  # before any process removes or writes something
+        if self.backend.index == 0:
+            for shards in self.shards.values():
+                shards.remove_damaged()
+
+    def _working(self) -> _Working:
+        encoders = [getattr(self.recipe, f"{modality}_encoder") for modality in self.shards]
+        return _Working(encoders, self.backend)
+
+
+class _Working:
+    """Encoders on the device and in eval mode, as long as it is open; then in the modes that they had."""
+
+    def __init__(self, encoders: Sequence[nn.Module], backend: Backend) -> None:
+        self.modes = {encoder: encoder.training for encoder in encoders}
+        self.backend = backend
+
+    def __enter__(self) -> None:
+        for encoder in self.modes:
+            self.backend.place(encoder)
+            encoder.eval()
+
+    def __exit__(self, *_: object) -> None:
+        for encoder, mode in self.modes.items():
+            encoder.train(mode)
+
+
+def _bar(total: int, shown: bool, title: str) -> Any:
+    from tqdm import tqdm
+
+    hide = None if shown and total else True  # None: only on a terminal
+    return tqdm(total=total, unit="clip", desc=title, disable=hide, dynamic_ncols=True)
+
+
+@dataclass
+class _Filling:
+    """Reads and encodes one process's share."""
+
+    features: Features
+    dataset: Dataset
+    clips: Mapping[int, str]
+    report: Report
+    done: Callable[[], Any]
+    _waiting: dict[tuple[str, tuple[int, ...]], list[tuple[str, str, Tensor, float]]] = field(default_factory=dict)
+
+    def run(self, indices: Sequence[int], workers: int) -> None:
+        """Computes what some clips lack. A clip that fails is reported, and harms no other."""
+        for index, found in _ahead(self._read, indices, workers):
+            self.done()
+            if isinstance(found, Exception):
+                self.report.failed[self.dataset.names[index]] = reason_of(found)
+            else:
+                self._take(index, found)
+        for waiting in list(self._waiting):
+            self._encode(waiting)
+        for shards in self.features.shards.values():
+            shards.flush()
+
+    def _read(self, index: int) -> Sample:
+        # The whole clip, as without a cache: how long it is may depend on all of its tracks.
+        sample = self.dataset.read(index, self.features.recipe, (0,))
+        if self.dataset.identity(index) != self.clips[index]:
+            raise DataError("D033", "it was changed while it was read")
+        return sample
+
+    def _take(self, index: int, sample: Sample) -> None:
+        clip = self.clips[index]
+        for modality in self.features._missing(clip):
+            value = getattr(sample, modality)
+            if isinstance(value, Tensor):
+                shape = (modality, tuple(value.shape))
+                self._waiting.setdefault(shape, []).append((clip, sample.name, value, sample.seconds))
+                if len(self._waiting[shape]) == _BATCH:
+                    self._encode(shape)
+            elif value is None:
+                self._keep(modality, clip, Entry(None, sample.seconds))
+        if sum(map(len, self._waiting.values())) > 4 * _BATCH:
+            self._encode(max(self._waiting, key=lambda shape: len(self._waiting[shape])))
+
+    def _encode(self, shape: tuple[str, tuple[int, ...]]) -> None:
+        """Encodes clips of one shape: without padding, a clip's tokens can't depend on its neighbours."""
+        modality, group = shape[0], self._waiting.pop(shape)
+        tokens = self._tokens(modality, torch.stack([value for _, _, value, _ in group]), [item[3] for item in group])
+        for row, (clip, name, _, seconds) in enumerate(group):
+            mask = tokens.mask[row].cpu()
+            data = tokens.data[row].cpu().masked_fill(~mask[:, None], 0)
+            if not data.isfinite().all():
+                self.report.failed[name] = f"D032 the {modality} encoder gives values that are not finite"
+                continue
+            times = None if tokens.times is None else tokens.times[row].cpu()
+            self._keep(modality, clip, Entry(Ready(compact(data), mask, times), seconds))
+
+    def _tokens(self, modality: str, data: Tensor, seconds: Sequence[float]) -> Tokens:
+        backend, recipe = self.features.backend, self.features.recipe
+        batch = Padded(data, torch.full((len(data),), data.shape[1])).to(backend.device)
+        with torch.inference_mode(), backend.autocast():
+            lengths = torch.tensor(seconds, device=backend.device)
+            both = recipe.encode(batch, None) if modality == "audio" else recipe.encode(None, batch, lengths)
+        backend.mark()
+        tokens = both[MODALITIES.index(modality)]
+        assert tokens is not None
+        return tokens
+
+    def _keep(self, modality: str, clip: str, entry: Entry) -> None:
+        self.features.shards[modality].add(clip, entry)
+        report, tokens = self.report, entry.tokens
+        report.computed[modality] = report.computed.get(modality, 0) + 1
+        bytes = 0 if tokens is None else tokens.data.nbytes
+        report.sizes[modality] = report.sizes.get(modality, 0) + bytes
+
+
+def _ahead(
+    work: Callable[[int], Any], indices: Iterable[int], workers: int
+) -> Iterator[tuple[int, Any | LavcapError | OSError | ValueError]]:
+    """Results of some work on threads, in order, each or the error that it ended with."""
+    waiting: deque[tuple[int, Future[Any]]] = deque()
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        try:
+            for index in indices:
+                waiting.append((index, pool.submit(work, index)))
+                if len(waiting) > 2 * _BATCH:
+                    yield _result(*waiting.popleft())
+            while waiting:
+                yield _result(*waiting.popleft())
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _result(index: int, future: Future[Any]) -> tuple[int, Any]:
+    try:
+        return index, future.result()
+    except (LavcapError, OSError, ValueError) as error:
+        return index, error
+
+
+def reason_of(error: Exception) -> str:
+    """One line of what is wrong with a clip."""
+    if isinstance(error, LavcapError):
+        problem = error.problems[0]
+        return f"{problem.code} {problem.message}"
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+# --- datasets --------------------------------------------------------------------------------------------------------
+
+
+class Cached:
+    """A dataset whose clips come with the tokens of frozen encoders; only what is left is read of their files.
+
+    Args:
+        dataset: the dataset.
+        features: filled for it.
+        clips: index to identity of its clips.
+    """
+
+    def __init__(self, dataset: Dataset, features: Features, clips: Mapping[int, str]) -> None:
+        self.dataset, self.features, self.clips = dataset, features, clips
+        self.names, self.lengths = dataset.names, dataset.lengths
+
+    def captions(self, index: int) -> Sequence[str]:
+        """All captions of a clip."""
+        return self.dataset.captions(index)
+
+    def identity(self, index: int) -> str | None:
+        """Hash of the clip's content, when it was looked up."""
+        return self.clips.get(index)
+
+    def read(self, index: int, recipe: Captioner, seed: tuple[int, ...], ready: frozenset[str] = frozenset()) -> Sample:
+        """One clip: ready tokens, and what the dataset reads of the rest.
+
+        Raises:
+            LavcapError: if the clip can't be read; D030 if it can, but could not when features were computed.
+        """
+        entries = self._entries(index, recipe, seed, ready)
+        if not entries:
+            return self.dataset.read(index, recipe, seed, ready)
+        seconds = next(iter(entries.values())).seconds
+        there = {modality: entry.tokens for modality, entry in entries.items()}
+        try:
+            sample = self.dataset.read(index, _Exact(recipe, seconds), seed, ready | there.keys())
+        except _OtherLengthError:
+            whole = self.dataset.read(index, recipe, seed, ready)
+            return replace(whole, **cast(dict[str, Any], there))
+        return replace(sample, seconds=seconds, **cast(dict[str, Any], there))
+
+    def _entries(self, index: int, recipe: Captioner, seed: tuple[int, ...], ready: frozenset[str]) -> dict[str, Entry]:
+        wanted = {modality: shards for modality, shards in self.features.shards.items() if modality not in ready}
+        clip = self.clips.get(index)
+        if clip is None or any(clip not in shards for shards in wanted.values()):
+            self.dataset.read(index, recipe, seed)  # tells why
+            raise DataError(
+                "D030", "its features could not be computed", help="see why with: lavcap data features SPEC"
+            )
+        return {modality: shards.read(clip) for modality, shards in wanted.items()}
+
+
+class _OtherLengthError(Exception):
+    """A clip whose frames can't be chosen without reading its sound."""
+
+
+class _Exact:
+    """A recipe that sees clips as long as they are with all of their tracks, though only some were read."""
+
+    def __init__(self, recipe: Captioner, seconds: float) -> None:
+        self._recipe, self._seconds = recipe, seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._recipe, name)
+
+    def prepare(self, clip: media.Clip) -> tuple[Tensor | None, Tensor | None]:
+        """As the recipe's, of the clip with as much sound as it has beside its frames; silence fills in."""
+        if clip.seconds != self._seconds:
+            if clip.frames is not None:
+                raise _OtherLengthError
+            clip = replace(clip, waveform=_cut(clip.waveform, self._seconds), seconds=self._seconds)
+        return self._recipe.prepare(clip)
+
+
+def _cut(waveform: Any, seconds: float) -> Any:
+    if waveform is None:
+        return None
+    samples = round(seconds * media.SAMPLE_RATE)
+    return np.pad(waveform[:samples], (0, max(0, samples - len(waveform))))
+
+
+def prepare(dataset: Dataset, recipe: Captioner, backend: Backend, spec: Spec, workers: int = 2) -> Dataset:
+    """A dataset with what is frozen computed once: now, or by an earlier run. All processes call it.
+
+    Args:
+        dataset: clips that a recipe is trained on, or judged by.
+        recipe: built from the spec, its weights read.
+        backend: launched.
+        spec: of the recipe.
+        workers: threads that read clips.
+
+    Returns:
+        A `Cached` dataset, or the dataset itself where no encoder is frozen or clips differ at each reading.
+
+    Raises:
+        DataError: D031 if the cache can't be written.
+    """
+    return prepare_reported(dataset, Features(recipe, backend, spec), workers)[0]
+
+
+def prepare_reported(dataset: Dataset, features: Features, workers: int = 2) -> tuple[Dataset, Report]:
+    """As `prepare`, with what was done."""
+    report = Report(clips=len(dataset.names))
+    if not features.shards or not dataset.names:
+        return dataset, report
+    clips, failed = _identities(dataset, features.backend, workers)
+    if clips is None:
+        return dataset, report
+    report = features.fill(dataset, clips, workers)
+    report.failed |= failed
+    return Cached(dataset, features, clips), report
+
+
+def _identities(dataset: Dataset, backend: Backend, workers: int) -> tuple[dict[int, str] | None, dict[str, str]]:
+    """Index to identity, and the clips that can't be read; None for the former if clips differ at each reading."""
+    count = len(dataset.names)
+    if backend.processes > 1:  # each process hashes its share of the files; the others find it done
+        for _ in _ahead(dataset.identity, range(backend.index, count, backend.processes), workers):
+            pass
+        contents().flush()
+        backend.barrier()
+    clips: dict[int, str] = {}
+    failed: dict[str, str] = {}
+    for index, found in _ahead(dataset.identity, range(count), workers):
+        if isinstance(found, Exception):
+            failed[dataset.names[index]] = reason_of(found)
+        elif found is None:
+            return None, {}
+        else:
+            clips[index] = found
+    contents().flush()
+    return clips, failed
