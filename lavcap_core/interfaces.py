@@ -198,6 +198,8 @@ class Backend(Protocol):
     """Number of this process, from 0."""
     processes: int
     """How many processes train together."""
+    scaled: bool
+    """Whether losses are scaled for float16: a gradient that overflows then lowers the scale, and is no failure."""
 
     @property
     def device(self) -> Any:
@@ -247,6 +249,9 @@ class Backend(Protocol):
 
     def trained(self, model: Any) -> dict[str, Tensor]:
         """`lavcap_core.tuning.trained_state` of a wrapped model, whole on process 0 (all processes call it)."""
+
+    def load_trained(self, model: Any, state: Mapping[str, Tensor]) -> None:
+        """Puts `trained` back into a wrapped model, on every process; see `lavcap_core.tuning.load_trained`."""
 
     def optimiser_state(self, model: Any, optimiser: Any) -> dict[str, Any]:
         """State of the optimiser, whole on process 0 (all processes call it)."""

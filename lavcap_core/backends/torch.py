@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lavcap_core.builtin import TorchConfig
 from lavcap_core.component import Context
 from lavcap_core.errors import BuildError
-from lavcap_core.tuning import trained_state
+from lavcap_core.tuning import load_trained, trained_state
 
 __all__ = ["TorchBackend", "build"]
 
@@ -36,6 +36,7 @@ class TorchBackend:
         self.dtype = _dtype(dtype, self.device)
         self.index = 0
         self.processes = 1
+        self.scaled = False
         self._accelerator: Any = None
 
     def place(self, module: nn.Module) -> nn.Module:
@@ -128,6 +129,10 @@ class TorchBackend:
     def trained(self, model: nn.Module) -> dict[str, Tensor]:
         """What training changes of the model."""
         return trained_state(model)
+
+    def load_trained(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Puts it back."""
+        load_trained(model, state)
 
     def optimiser_state(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
         """State of the optimiser."""
