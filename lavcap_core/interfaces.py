@@ -32,7 +32,11 @@ __all__ = [
 
 @runtime_checkable
 class AudioEncoder(Protocol):
-    """Sound to tokens."""
+    """Sound to tokens.
+
+    An encoder may have the attribute ``augments: bool``: whether training mode changes what it gives though none of its
+    weights are trained (masks on its input, say). The feature cache leaves such an encoder alone.
+    """
 
     width: int
     """D of the tokens it gives."""
@@ -48,7 +52,7 @@ class AudioEncoder(Protocol):
 
 @runtime_checkable
 class VisualEncoder(Protocol):
-    """Frames to tokens."""
+    """Frames to tokens. It may have ``augments``, see `AudioEncoder`."""
 
     width: int
     """D of the tokens it gives."""

@@ -35,6 +35,7 @@ class CedEncoder(nn.Module):
         width: D, size of a token.
         window: seconds of the longest sound that the network takes at once. A longer one is encoded in parts of that
             length by `native`, and cut by `kaldi`.
+        augments: whether features are masked in training (SpecAugment).
     """
 
     def __init__(self, model: Ced, config: CedConfig) -> None:
@@ -44,6 +45,7 @@ class CedEncoder(nn.Module):
         self.front_end = FRONT_ENDS[config.front_end]
         self.width: int = model.geometry.width
         self.window: float | None = self.front_end.window
+        self.augments = config.spec_augment is not None
 
     def prepare(self, clip: Clip) -> Tensor:
         """Log-mel features of a clip with a waveform: [T, 64] float32, one frame per 10 ms; T = 0 for no samples.
