@@ -28,6 +28,7 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
+from lavcap_core import files
 from lavcap_core.errors import WeightsError
 
 __all__ = ["PARTS", "WHEELS", "Part", "Store", "Weights", "Wheel", "build", "cache_folder"]
@@ -100,11 +101,7 @@ PARTS = {
 
 def cache_folder() -> Path:
     """Where the starter's weights are kept."""
-    chosen = os.environ.get("LAVCAP_CACHE")
-    if chosen:
-        return Path(chosen).expanduser() / "starter"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "lavcap" / "starter"
+    return files.cache_folder("starter")
 
 
 class Store:
