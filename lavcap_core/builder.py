@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from lavcap_core.errors import BuildError
 from lavcap_core.registry import Registry, installed
 from lavcap_core.spec import Spec, check_component
 
-__all__ = ["Builder", "build", "build_recipe", "build_use", "locate"]
+__all__ = ["Builder", "build", "build_recipe", "build_use", "find", "locate", "recipe_builder"]
 
 
 def locate(model: str, registry: Registry | None = None) -> str:
@@ -24,13 +25,35 @@ def locate(model: str, registry: Registry | None = None) -> str:
     Raises:
         PluginError: R001 if no such weights plugin is installed.
     """
+    plugin, name = _source(model, registry)
+    place: str = model if plugin is None else plugin.locate(name)
+    return place
+
+
+def find(model: str, registry: Registry | None = None) -> str:
+    """As `locate`, without fetching anything: a weights plugin is asked for ``find(name)``, a place or None.
+
+    Raises:
+        PluginError: R001 if no such weights plugin is installed.
+        BuildError: B050 if the weights plugin would have to fetch it.
+    """
+    plugin, name = _source(model, registry)
+    if plugin is None:
+        return model
+    place: str | None = plugin.find(name) if hasattr(plugin, "find") else None
+    if place is None:
+        help = "once the model has been used, its size is known"
+        raise BuildError("B050", f"{model} is not on this machine yet, and nothing else tells its size", help=help)
+    return place
+
+
+def _source(model: str, registry: Registry | None) -> tuple[Any, str]:
+    """The weights plugin that a model's name asks for, or None, and the name that it knows."""
     source, colon, name = model.partition(":")
     # "C:\\models" is a path, not a source of that name.
     if not colon or len(source) == 1 or Path(model).exists():
-        return model
-    plugin = build_use(check_component("weights", source, {}, registry))
-    place: str = plugin.locate(name)
-    return place
+        return None, model
+    return build_use(check_component("weights", source, {}, registry)), name
 
 
 @dataclass(frozen=True)
@@ -42,6 +65,8 @@ class Builder:
         parts: recipes only: what the spec put into the slots.
         sections: recipes only: settings of the spec's sections.
         registry: where names are looked up.
+        skeleton: whether parts are built on torch's meta device, without reading weights.
+        reads: whether what is being built may ask for weights.
     """
 
     inputs: Mapping[str, Port] = field(default_factory=dict)
@@ -49,14 +74,23 @@ class Builder:
     sections: Mapping[str, Config] = field(default_factory=dict)
     recipe: Component | None = None
     registry: Registry | None = None
+    skeleton: bool = False
+    reads: bool = True
 
     def build(self, use: Use, inputs: Mapping[str, Port] | None = None) -> Any:
         """Builds a component that a configuration holds; default inputs: what arrives at the holder."""
-        return build_use(use, self.inputs if inputs is None else inputs, self.registry)
+        return build_use(use, self.inputs if inputs is None else inputs, self.registry, self.skeleton)
 
     def locate(self, model: str) -> str:
-        """See `locate`."""
-        return locate(model, self.registry)
+        """See `locate` and, for a skeleton, `find`.
+
+        Raises:
+            BuildError: B051 if a factory asks for weights in the place of a skeleton.
+        """
+        if not self.reads:
+            help = "its plugin can name a skeleton: see lavcap_core.component.Component"
+            raise BuildError("B051", "it can't be built without reading its weights", help=help)
+        return find(model, self.registry) if self.skeleton else locate(model, self.registry)
 
     def build_slot(self, name: str, ports: dict[str, Port]) -> Any:
         """Builds what the spec put into a slot of the recipe, or gives None.
@@ -70,7 +104,7 @@ class Builder:
             return None
         takes = self.recipe.slots[name].takes
         arriving = {port: ports[port] for port in takes if port in ports}
-        part = build_use(use, arriving, self.registry)
+        part = build_use(use, arriving, self.registry, self.skeleton)
         for port, given in use.component.ports(use.config, arriving).items():
             # A width that only the weights tell is known now; what they declare otherwise must agree.
             width = given.width if isinstance(given.width, int) else int(part.width)
@@ -78,25 +112,47 @@ class Builder:
         return part
 
 
-def build_use(use: Use, inputs: Mapping[str, Port] | None = None, registry: Registry | None = None) -> Any:
+def build_use(
+    use: Use, inputs: Mapping[str, Port] | None = None, registry: Registry | None = None, skeleton: bool = False
+) -> Any:
     """Builds a checked component.
 
+    Args:
+        use: the component.
+        inputs: what arrives at it.
+        registry: where names are looked up.
+        skeleton: build it on torch's meta device, with all parameters and without their values.
+
     Raises:
-        BuildError: B001 if a module that it needs is not installed.
+        BuildError: B001 if a module that it needs is not installed; for a skeleton, B050 if the size of a model isn't
+            known, and B051 if the component can't be built without reading weights.
     """
-    return _call(use, Builder(inputs or {}, registry=registry))
+    reads = not skeleton or use.component.skeleton is not None
+    return _call(use, Builder(inputs or {}, registry=registry, skeleton=skeleton, reads=reads))
 
 
 def _call(use: Use, builder: Builder) -> Any:
     _require_requirements(use, builder.registry or installed())
-    module, _, function = use.component.factory.partition(":")
+    named = (use.component.skeleton if builder.skeleton else None) or use.component.factory
+    module, _, function = named.partition(":")
     try:
         factory = getattr(importlib.import_module(module), function)
     except ImportError as error:
         package = (error.name or module).partition(".")[0]
         help = f"pip install '{use.distribution}' with its requirements, or: pip install {package}"
         raise BuildError("B001", f"{use.kind} '{use.name}' can't be built: {error}", help=help) from error
-    return factory(use.config, builder)
+    with _device(builder.skeleton):
+        return factory(use.config, builder)
+
+
+def _device(skeleton: bool) -> AbstractContextManager[Any]:
+    """Where new tensors are made: for a skeleton, where they have no values."""
+    if not skeleton:
+        return nullcontext()
+    import torch
+
+    device: AbstractContextManager[Any] = torch.device("meta")
+    return device
 
 
 def _require_requirements(use: Use, registry: Registry) -> None:
@@ -108,10 +164,14 @@ def _require_requirements(use: Use, registry: Registry) -> None:
         raise BuildError("B001", f"{use.kind} '{use.name}' can't be built: it needs {', '.join(missing)}", help=help)
 
 
-def build_recipe(spec: Spec, registry: Registry | None = None) -> Any:
-    """Builds the recipe of a spec with all its parts."""
-    component = spec.recipe.component
-    return _call(spec.recipe, Builder({}, spec.parts, spec.sections, component, registry or installed()))
+def build_recipe(spec: Spec, registry: Registry | None = None, skeleton: bool = False) -> Any:
+    """Builds the recipe of a spec with all its parts; see `build_use` of skeletons."""
+    return _call(spec.recipe, recipe_builder(spec, registry, skeleton))
+
+
+def recipe_builder(spec: Spec, registry: Registry | None = None, skeleton: bool = False) -> Builder:
+    """What the factory of a spec's recipe gets, to build the parts one by one."""
+    return Builder({}, spec.parts, spec.sections, spec.recipe.component, registry or installed(), skeleton)
 
 
 def build(kind: str, name: str, *, inputs: Mapping[str, Port] | None = None, **settings: Any) -> Any:

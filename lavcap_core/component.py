@@ -180,10 +180,6 @@ class Component:
         factory: ``module:function`` to build it.
         summary: one line for lists.
         source: paper and equation that it implements, or "".
-        skeleton: ``module:function``, called as ``factory`` is, on torch's meta device: builds the component from its
-            configuration, with the parameters that it has and without reading weights or asking a network; what it had
-            to take for granted is said in the attribute ``assumes`` (texts) of what it gives. None: the factory does,
-            if it reads no weights.
         ports: ``(config, inputs) -> outputs``, names to `Port`; raises `PortError` where inputs don't fit.
             Encoders get nothing and give ``audio`` or ``visual``; aligners get and give both; a fuser gets what there
             is of ``audio`` and ``visual`` and gives ``tokens``; a decoder gets ``tokens``.
@@ -191,6 +187,10 @@ class Component:
         slots: recipes only: keys of the spec that hold components.
         sections: recipes only: keys of the spec that hold settings of the recipe, each a `Config` class.
         facts: weights plugins only: what is known of each model before it is there, such as width and space.
+        skeleton: ``module:function``, called as `factory` is, on torch's meta device: builds the component with the
+            parameters that its configuration says, reading no weights and asking no network. What it takes for granted
+            is in the attribute ``assumes``, a sequence of texts, of what it builds. None: the factory is called, which
+            serves components that read no weights.
     """
 
     kind: str
@@ -199,12 +199,12 @@ class Component:
     factory: str
     summary: str
     source: str = ""
-    skeleton: str | None = None
     ports: Ports = _no_ports
     api: int = API
     slots: Mapping[str, RecipeSlot] = field(default_factory=dict)
     sections: Mapping[str, type[Config]] = field(default_factory=dict)
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    skeleton: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lavcap_core.errors import WeightsError
+from lavcap_core.errors import BuildError, WeightsError
 
-__all__ = ["fetch_options", "quiet", "reading", "require_complete"]
+__all__ = ["fetch_options", "quiet", "reading", "require_complete", "unknown_size"]
 
 
 def fetch_options(name: str) -> dict[str, Any]:
@@ -95,3 +95,14 @@ def require_complete(name: str, report: Mapping[str, Any], code: str) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise WeightsError(code, f"{name} lacks weights: {missing[0]}{more}", help="fetch the model's files again")
+
+
+def unknown_size(name: str, known: Mapping[str, Any]) -> BuildError:
+    """What a skeleton raises where neither a local folder nor the plugin's table tells how large a model is.
+
+    Args:
+        name: of the model.
+        known: the table, by hub name.
+    """
+    help = f"name a folder that holds it, or one of: {', '.join(known)}"
+    return BuildError("B050", f"the size of {name} is not known without its files", help=help)

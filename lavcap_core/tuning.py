@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lavcap_core.component import Tune
 from lavcap_core.errors import BuildError, WeightsError
 
-__all__ = ["apply_tune", "keep_eval", "load_trained", "trained_state"]
+__all__ = ["apply_tune", "keep_eval", "load_trained", "trained_state", "trained_tensors"]
 
 
 def apply_tune(module: nn.Module, tune: Tune, targets: Sequence[str]) -> nn.Module:
@@ -110,7 +110,7 @@ def _live_modules(module: nn.Module, prefix: str = "") -> Iterator[str]:
         yield from _live_modules(child, f"{prefix}{name}.")
 
 
-def _trained(module: nn.Module) -> dict[str, Tensor]:
+def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Views of what training changes: trainable parameters, and buffers of modules that follow train()."""
     state = {name: parameter.data for name, parameter in module.named_parameters() if parameter.requires_grad}
     live = set(_live_modules(module))
@@ -128,7 +128,7 @@ def trained_state(module: nn.Module) -> dict[str, Tensor]:
     Buffers are those that the module stores (BatchNorm's statistics) outside frozen parts. Tensors are detached copies
     on the CPU.
     """
-    return {name: value.detach().cpu().clone() for name, value in _trained(module).items()}
+    return {name: value.detach().cpu().clone() for name, value in trained_tensors(module).items()}
 
 
 def load_trained(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -137,7 +137,7 @@ def load_trained(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         WeightsError: W030 that lists what is missing, unexpected or of another shape.
     """
-    own = _trained(module)
+    own = trained_tensors(module)
     wrong = [
         f"{name} {list(state[name].shape)} instead of {list(own[name].shape)}"
         for name in own

@@ -11,13 +11,13 @@ from lavcap_ced.augment import augment
 from lavcap_ced.front_ends import FRONT_ENDS, HOP
 from lavcap_ced.model import PATCH, ROWS, Ced
 from lavcap_ced.plugin import CedConfig
-from lavcap_ced.weights import load, random
+from lavcap_ced.weights import load, outline, random
 from lavcap_core.component import Context
 from lavcap_core.data import AUDIO, Padded, Tokens
 from lavcap_core.media import SAMPLE_RATE, Clip
 from lavcap_core.tuning import apply_tune
 
-__all__ = ["TARGETS", "CedEncoder", "build"]
+__all__ = ["TARGETS", "CedEncoder", "build", "skeleton"]
 
 TARGETS = ("q_proj", "v_proj")
 """Layers that LoRA adapts unless a spec names others (LAVCap, sec. III-A2)."""
@@ -116,5 +116,19 @@ def build(config: CedConfig, context: Context) -> CedEncoder:
         model = random(config.size, config.seed)
     else:
         model = load(context.locate(config.model), revision=config.revision, size=config.size)
+    return _tuned(model, config)
+
+
+def skeleton(config: CedConfig, context: Context) -> CedEncoder:
+    """What `build` gives, on the meta device and without reading weights.
+
+    Raises:
+        BuildError: B050 if the size of the model isn't known.
+    """
+    place = None if config.model is None else context.locate(config.model)
+    return _tuned(outline(place, config.size), config)
+
+
+def _tuned(model: Ced, config: CedConfig) -> CedEncoder:
     apply_tune(model, config.tune, TARGETS)
     return CedEncoder(model, config).eval()

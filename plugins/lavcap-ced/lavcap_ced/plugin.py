@@ -99,4 +99,5 @@ ced = Component(
     summary="CED: a ViT over log-mel patches, distilled on AudioSet; one token per 0.16 s",
     source="Dinkel et al. 2024 (CED, arXiv 2308.11957); LAVCap (arXiv 2501.09291) sec. III-A",
     ports=_ports,
+    skeleton="lavcap_ced.encoder:skeleton",
 )

@@ -11,16 +11,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
 
 from lavcap_ced.model import Ced, Geometry
-from lavcap_ced.plugin import WIDTHS
+from lavcap_ced.plugin import HUB, WIDTHS
 from lavcap_core.errors import Problem, WeightsError
+from lavcap_core.pretrained import unknown_size
 
-__all__ = ["load", "random", "read_state"]
+__all__ = ["load", "outline", "random", "read_state"]
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _HEAD = 64  # width of an attention head in all published sizes
@@ -73,6 +75,25 @@ def load(model: str, *, revision: str | None = None, size: str | None = None) ->
     return network
 
 
+def outline(model: str | None, size: str | None) -> Ced:
+    """A network on the meta device, as large as `load` or `random` makes it; nothing is read but shapes.
+
+    Raises:
+        WeightsError: as `load` for local files.
+        BuildError: B050 if ``model`` is a hub name of no published size, and ``size`` doesn't tell it.
+    """
+    if model is not None and Path(model).exists():
+        file, settings = _find(Path(model))
+        state, unknown = _canonical(read_state(file, "meta"))
+        return _fitting(state, unknown, settings, file)
+    size = size or HUB.get(model or "")
+    if size is None:
+        raise unknown_size(str(model), HUB)
+    width = WIDTHS[size]
+    with torch.device("meta"):
+        return Ced(Geometry(width, width // _HEAD))
+
+
 def _fetch(model: str, revision: str | None) -> Path:
     if not _HUB_NAME.fullmatch(model):
         raise WeightsError(
@@ -115,8 +136,12 @@ def _find(path: Path) -> tuple[Path, Mapping[str, Any]]:
     return file, settings if isinstance(settings, dict) else {}
 
 
-def read_state(file: Path) -> dict[str, Tensor]:
+def read_state(file: Path, device: Literal["cpu", "meta"] = "cpu") -> dict[str, Tensor]:
     """Tensors of a .safetensors file, or of one of torch's, where they may lie under ``model`` or ``state_dict``.
+
+    Args:
+        file: the file.
+        device: where the tensors are put; for ``meta`` their values aren't read.
 
     Raises:
         WeightsError: W062 if the file can't be read, or holds more than tensors and plain containers.
@@ -126,8 +151,10 @@ def read_state(file: Path) -> dict[str, Tensor]:
 
     try:
         if file.suffix == ".safetensors":
-            return dict(load_file(file))
-        held = torch.load(file, map_location="cpu", weights_only=True)
+            return dict(load_file(file)) if device == "cpu" else _shapes(file)
+        # Mapped into memory, what isn't looked at isn't read; files of the oldest format can't be.
+        mapped = device == "meta" and is_zipfile(file)
+        held = torch.load(file, map_location=device, weights_only=True, mmap=mapped)
     except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
@@ -139,6 +166,15 @@ def read_state(file: Path) -> dict[str, Tensor]:
     if not isinstance(held, Mapping) or not all(isinstance(value, Tensor) for value in held.values()):
         raise WeightsError("W062", "holds something else than named tensors", file=str(file))
     return dict(held)
+
+
+def _shapes(file: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file on the meta device."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as held:
+        shapes = {name: held.get_slice(name).get_shape() for name in held.keys()}  # noqa: SIM118
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def _canonical(raw: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPVisionModelWithProjection
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from lavcap_clip.frames import encode_frames, normalise, resize
-from lavcap_clip.plugin import ClipConfig
+from lavcap_clip.plugin import KNOWN, ClipConfig, vision_config
 from lavcap_core.component import Context
 from lavcap_core.data import Padded, Tokens
 from lavcap_core.errors import BuildError, MediaError, WeightsError
 from lavcap_core.media import Clip
-from lavcap_core.pretrained import fetch_options, quiet, reading, require_complete
+from lavcap_core.pretrained import fetch_options, quiet, reading, require_complete, unknown_size
 from lavcap_core.tuning import apply_tune
 
-__all__ = ["MEAN", "STD", "ClipEncoder", "build"]
+__all__ = ["MEAN", "STD", "ClipEncoder", "build", "skeleton"]
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 """Mean of CLIP's training pictures, per channel."""
@@ -100,7 +100,27 @@ def build(config: ClipConfig, context: Context) -> ClipEncoder:
         BuildError: B070 if the model lacks the layer or is coarser than the grid, or B030 and B031 of LoRA.
     """
     name = context.locate(config.model)
-    model = _load(name)
+    return ClipEncoder(_tuned(_load(name), config), config, *_statistics(name))
+
+
+def skeleton(config: ClipConfig, context: Context) -> ClipEncoder:
+    """What `build` gives, on the meta device and without reading weights.
+
+    Raises:
+        BuildError: B050 if the size of the model isn't known, B070, B030 and B031 as `build`.
+        WeightsError: W072 if config.json is broken.
+    """
+    name = context.locate(config.model)
+    with reading(name, _FILES, "W071", "W072"):
+        said = vision_config(name)
+        sizes = None if said is None else CLIPVisionConfig.from_dict(dict(said))
+    if sizes is None:
+        raise unknown_size(name, KNOWN)
+    return ClipEncoder(_tuned(CLIPVisionModelWithProjection(sizes).eval(), config), config)
+
+
+def _tuned(model: Any, config: ClipConfig) -> Any:
+    """Cut after the layer that is wanted, with what is trained of it made so."""
     if config.output == "patches":
         _cut(model, config)
     apply_tune(model, config.tune, _TARGETS)
@@ -108,7 +128,7 @@ def build(config: ClipConfig, context: Context) -> ClipEncoder:
         # What nothing reads gets no gradient, and must not count as trained.
         model.visual_projection.requires_grad_(False)
         model.vision_model.post_layernorm.requires_grad_(False)
-    return ClipEncoder(model, config, *_statistics(name))
+    return model
 
 
 def _load(name: str) -> Any:

@@ -11,15 +11,28 @@ from pydantic import Field, model_validator
 
 from lavcap_core.component import Component, Config, LocalPath, ModelName, Port, Tune
 
-__all__ = ["ClipConfig", "TimmConfig", "clip", "timm"]
+__all__ = ["KNOWN", "ClipConfig", "TimmConfig", "clip", "timm", "vision_config"]
 
-_KNOWN = {
-    "openai/clip-vit-large-patch14": (768, 1024),
-    "openai/clip-vit-large-patch14-336": (768, 1024),
-    "openai/clip-vit-base-patch16": (512, 768),
-    "openai/clip-vit-base-patch32": (512, 768),
+
+def _vit(width: int, depth: int, image: int, patch: int, projection: int) -> Mapping[str, int]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": depth,
+        "num_attention_heads": width // 64,
+        "image_size": image,
+        "patch_size": patch,
+        "projection_dim": projection,
+    }
+
+
+KNOWN: Mapping[str, Mapping[str, int]] = {
+    "openai/clip-vit-large-patch14": _vit(1024, 24, 224, 14, 768),
+    "openai/clip-vit-large-patch14-336": _vit(1024, 24, 336, 14, 768),
+    "openai/clip-vit-base-patch16": _vit(768, 12, 224, 16, 512),
+    "openai/clip-vit-base-patch32": _vit(768, 12, 224, 32, 512),
 }
-"""Widths of the projected embedding and of a patch, from the published configurations."""
+"""Sizes of published image encoders (Radford et al. 2021, table 20), as a configuration of transformers has them."""
 
 
 class ClipConfig(Config):
@@ -64,15 +77,21 @@ class TimmConfig(Config):
 
 def _widths(model: str) -> tuple[int, int] | None:
     """Widths of the projected embedding and of a patch, as far as known before the weights are here."""
-    file = Path(model) / "config.json"
-    if not file.is_file():
-        return _KNOWN.get(model)
     try:
-        said: Any = json.loads(file.read_text(encoding="utf-8"))
-        vision = said.get("vision_config") or said
-        return int(vision.get("projection_dim", 512)), int(vision.get("hidden_size", 768))
+        said = vision_config(model)
+        return None if said is None else (int(said.get("projection_dim", 512)), int(said.get("hidden_size", 768)))
     except (OSError, ValueError, AttributeError, TypeError):
         return None  # a broken file is reported where the weights are loaded
+
+
+def vision_config(model: str) -> Mapping[str, Any] | None:
+    """What config.json of a local folder says of the image encoder, or what is known of a published model."""
+    file = Path(model) / "config.json"
+    if not file.is_file():
+        return KNOWN.get(model)
+    said: Any = json.loads(file.read_text(encoding="utf-8"))
+    found: Mapping[str, Any] = said.get("vision_config") or said
+    return found
 
 
 def _clip_ports(config: ClipConfig, inputs: Mapping[str, Port]) -> Mapping[str, Port]:
@@ -93,6 +112,7 @@ clip = Component(
     summary="CLIP image encoder of transformers: one projected embedding per frame, or patches",
     source="LAVCap II-A; Radford et al. 2021, arXiv 2103.00020",
     ports=_clip_ports,
+    skeleton="lavcap_clip.clip:skeleton",
 )
 
 timm = Component(
@@ -103,4 +123,5 @@ timm = Component(
     summary="Any image model of timm: one pooled feature vector per frame",
     source="",
     ports=_timm_ports,
+    skeleton="lavcap_clip.timm:skeleton",
 )

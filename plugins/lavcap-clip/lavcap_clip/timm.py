@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from lavcap_core.errors import BuildError, MediaError, WeightsError
 from lavcap_core.media import Clip
 from lavcap_core.tuning import apply_tune
 
-__all__ = ["TimmEncoder", "build"]
+__all__ = ["TimmEncoder", "build", "skeleton"]
 
 _TARGETS = ("qkv",)
 
@@ -74,18 +74,37 @@ def build(config: TimmConfig, context: Context) -> TimmEncoder:
         WeightsError: W071 if the hub can't be reached, W072 if the file is not of this model.
     """
     timm = _timm()
-    try:
-        model = timm.create_model(config.model, pretrained=False, num_classes=0)
-    except (RuntimeError, ValueError) as error:
-        near = ", ".join(timm.list_models(f"*{config.model.split('.')[0][:12]}*")[:5])
-        raise BuildError(
-            "B072", f"timm knows no model {config.model} ({error})", help=f"near: {near}" if near else None
-        ) from error
+    model = _empty(timm, config.model)
     data = timm.data.resolve_model_data_config(model)
     if config.weights is None:
         model = _fetched(timm, config.model)
     else:
         _read(timm, model, context.locate(config.weights))
+    return _encoder(model, data, config)
+
+
+def skeleton(config: TimmConfig, context: Context) -> TimmEncoder:
+    """What `build` gives, on the meta device and without reading weights.
+
+    Raises:
+        BuildError: B071 and B072 as `build`.
+    """
+    timm = _timm()
+    model = _empty(timm, config.model)
+    return _encoder(model, timm.data.resolve_model_data_config(model), config)
+
+
+def _empty(timm: Any, name: str) -> Any:
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=0)
+    except (RuntimeError, ValueError) as error:
+        near = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:5])
+        raise BuildError(
+            "B072", f"timm knows no model {name} ({error})", help=f"near: {near}" if near else None
+        ) from error
+
+
+def _encoder(model: Any, data: Mapping[str, Any], config: TimmConfig) -> TimmEncoder:
     model = apply_tune(model.eval(), config.tune, _TARGETS)
     return TimmEncoder(model, data["input_size"][-1], data["mean"], data["std"], config.frames, config.batch)
 

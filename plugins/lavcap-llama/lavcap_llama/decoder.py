@@ -21,7 +21,7 @@ from lavcap_llama.projector import build_projector
 from lavcap_llama.sequence import Layout, lay_out
 from lavcap_llama.text import Text
 
-__all__ = ["TARGETS", "LlamaDecoder", "build"]
+__all__ = ["TARGETS", "LlamaDecoder", "assemble", "build", "dtype_of"]
 
 TARGETS = ("q_proj", "v_proj")
 """Linear layers that get LoRA: query and value (LAVCap, III-A2)."""
@@ -210,8 +210,22 @@ def build(config: DecoderConfig, context: Context) -> LlamaDecoder:
     port = context.inputs.get("tokens")
     if port is not None:
         check_space(port, config.space or facts(name).get("space"))
-    dtype = torch.float32 if config.dtype == "auto" and config.tune.mode == "finetune" else _DTYPES[config.dtype]
-    model, tokenizer = load(name, dtype)
+    return assemble(config, context, *load(name, dtype_of(config)))
+
+
+def dtype_of(config: DecoderConfig) -> torch.dtype | None:
+    """Precision of the weights; None: as they are stored."""
+    full = config.dtype == "auto" and config.tune.mode == "finetune"
+    return torch.float32 if full else _DTYPES[config.dtype]
+
+
+def assemble(config: DecoderConfig, context: Context, model: Any, tokenizer: Any) -> LlamaDecoder:
+    """The decoder around a language model and its tokenizer, with what is trained of it made so.
+
+    Raises:
+        PortError, BuildError: as `build`.
+    """
+    port = context.inputs.get("tokens")
     width: int = model.get_input_embeddings().embedding_dim
     arrives = width if port is None else int(port.width)
     check_square(config.projector, arrives, width)

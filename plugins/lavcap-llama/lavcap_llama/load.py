@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from lavcap_core.errors import BuildError, WeightsError
 from lavcap_core.pretrained import fetch_options, quiet, reading, require_complete
 
-__all__ = ["load"]
+__all__ = ["FILES", "find", "gguf_options", "load"]
 
-_FILES = "config.json, generation_config.json, tokenizer.json, tokenizer_config.json and model*.safetensors"
+FILES = "config.json, generation_config.json, tokenizer.json, tokenizer_config.json and model*.safetensors"
+"""What a folder of a language model should hold."""
 
 
 def load(name: str, dtype: torch.dtype | None) -> tuple[Any, Any]:
@@ -33,14 +34,13 @@ def load(name: str, dtype: torch.dtype | None) -> tuple[Any, Any]:
             broken, incomplete or of no causal language model, W083 if the tokenizer has no end token.
         BuildError: B080 if a GGUF file is asked for and gguf is not installed.
     """
-    place, file = _find(name)
+    place, file = find(name)
     fetch = fetch_options(place)
     source: dict[str, Any] = {"trust_remote_code": False, **fetch}
     if file is not None:
-        _require_gguf()
         dtype = dtype or torch.float32
-        source.update(_gguf_options(file))
-    with reading(name, _FILES, "W081", "W082"), quiet():
+        source.update(gguf_options(file))
+    with reading(name, FILES, "W081", "W082"), quiet():
         model, report = AutoModelForCausalLM.from_pretrained(
             place, dtype=dtype or "auto", output_loading_info=True, adapter_kwargs=fetch, **source
         )
@@ -53,8 +53,12 @@ def load(name: str, dtype: torch.dtype | None) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
-def _find(name: str) -> tuple[str, str | None]:
-    """Folder or hub name, and the GGUF file in the folder."""
+def find(name: str) -> tuple[str, str | None]:
+    """Folder or hub name, and the GGUF file in the folder.
+
+    Raises:
+        WeightsError: W080 if there is no such file or folder.
+    """
     path = Path(name)
     if path.is_file():
         if path.suffix != ".gguf":
@@ -69,10 +73,10 @@ def _find(name: str) -> tuple[str, str | None]:
         raise WeightsError(
             "W080",
             f"the folder {name} holds neither config.json nor one GGUF file",
-            help=f"it should hold {_FILES}, or one .gguf file",
+            help=f"it should hold {FILES}, or one .gguf file",
         )
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith((".", "~")) or path.suffix == ".gguf":
-        raise WeightsError("W080", f"there is no file or folder {name}", help=f"a folder should hold {_FILES}")
+        raise WeightsError("W080", f"there is no file or folder {name}", help=f"a folder should hold {FILES}")
     return name, None
 
 
@@ -85,7 +89,13 @@ def _require_gguf() -> None:
         ) from error
 
 
-def _gguf_options(file: str) -> dict[str, Any]:
+def gguf_options(file: str) -> dict[str, Any]:
+    """Options of ``from_pretrained`` for a GGUF file.
+
+    Raises:
+        BuildError: B080 if gguf is not installed.
+    """
+    _require_gguf()
     options: dict[str, Any] = {"gguf_file": file}
     # Newer versions leave weights packed unless told; older ones know no such setting and always unpack.
     with contextlib.suppress(ImportError):

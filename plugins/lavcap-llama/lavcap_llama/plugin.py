@@ -143,4 +143,5 @@ llama = Component(
     summary="Any causal language model of transformers: frozen, LoRA or finetuned, with projector and prompts",
     source="LAVCap eq. 6-8, Tables IV and V",
     ports=_ports,
+    skeleton="lavcap_llama.skeleton:build",
 )

@@ -20,7 +20,7 @@ from lavcap_starter.encoding import Speaker, load_weights, vocabulary
 from lavcap_starter.plugin import WIDTH, EfficientNetConfig
 from lavcap_starter.tokens import Mixing, Vocabulary
 
-__all__ = ["EfficientNetEncoder", "EfficientNetLite0", "build"]
+__all__ = ["EfficientNetEncoder", "EfficientNetLite0", "build", "skeleton"]
 
 # Kernel, stride, expansion, channels of each of the 16 blocks.
 _BLOCKS = (
@@ -162,3 +162,10 @@ def build(config: EfficientNetConfig, context: Context) -> EfficientNetEncoder:
     names = vocabulary(context, load("picture"), "picture", config.centre, WIDTH)
     mixing = Mixing(config.top, config.power, config.floor, config.vague)
     return EfficientNetEncoder(state, names, mixing, config.frames, config.image_size)
+
+
+def skeleton(config: EfficientNetConfig, context: Context) -> EfficientNetEncoder:
+    """What `build` gives, on the meta device and without reading weights."""
+    names = Vocabulary.of(load("picture"), torch.empty(len(load("picture").names), WIDTH), centre=False)
+    mixing = Mixing(config.top, config.power, config.floor, config.vague)
+    return EfficientNetEncoder(EfficientNetLite0().state_dict(), names, mixing, config.frames, config.image_size)

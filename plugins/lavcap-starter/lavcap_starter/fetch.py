@@ -230,6 +230,14 @@ class Weights:
         """Local folder or file of a part of `PARTS`, fetched first if it isn't there (see `Store.get`)."""
         return str(self.store.get(name))
 
+    def find(self, name: str) -> str | None:
+        """What `locate` gives if it is there, else None; nothing is fetched.
+
+        Raises:
+            WeightsError: W094 if there is no such part.
+        """
+        return str(self.store.get(name)) if name not in PARTS or self.store.has(name) else None
+
 
 def build(config: Any, context: Any) -> Weights:
     """The factory that the descriptor names."""

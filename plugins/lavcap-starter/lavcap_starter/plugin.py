@@ -66,6 +66,7 @@ yamnet = Component(
     summary="What YAMNet hears, every 0.48 s, as embedded names of 521 AudioSet classes",
     source="YAMNet (Plakal and Ellis, 2020); MobileNets (Howard et al. 2017, arXiv:1704.04861)",
     ports=_audio,
+    skeleton="lavcap_starter.yamnet:skeleton",
 )
 
 efficientnet_lite = Component(
@@ -76,6 +77,7 @@ efficientnet_lite = Component(
     summary="What EfficientNet-Lite0 sees, per frame, as embedded names of 1000 ImageNet classes",
     source="EfficientNet (Tan and Le 2019, arXiv:1905.11946), Lite0 variant",
     ports=_visual,
+    skeleton="lavcap_starter.efficientnet:skeleton",
 )
 
 weights = Component(

@@ -22,6 +22,7 @@ from lavcap_starter.plugin import WIDTH, YamnetConfig
 from lavcap_starter.tokens import Mixing, Vocabulary
 
 __all__ = ["PATCH_HOP", "PATCH_SECONDS", "YamnetEncoder", "YamnetNetwork", "build", "log_mel", "patches"]
+__all__ += ["skeleton"]
 
 _WINDOW, _HOP, _FFT = 400, 160, 512
 _MELS, _LOW, _HIGH, _OFFSET = 64, 125.0, 7500.0, 0.001
@@ -171,3 +172,10 @@ def build(config: YamnetConfig, context: Context) -> YamnetEncoder:
     state = load_weights(context.locate(config.model), YamnetNetwork)
     names = vocabulary(context, load("sound"), "sound", config.centre, WIDTH)
     return YamnetEncoder(state, names, Mixing(config.top, config.power, config.floor, config.vague))
+
+
+def skeleton(config: YamnetConfig, context: Context) -> YamnetEncoder:
+    """What `build` gives, on the meta device and without reading weights."""
+    names = Vocabulary.of(load("sound"), torch.empty(len(load("sound").names), WIDTH), centre=False)
+    mixing = Mixing(config.top, config.power, config.floor, config.vague)
+    return YamnetEncoder(YamnetNetwork().state_dict(), names, mixing)
