@@ -28,8 +28,8 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
-from lavcap_core import files
 from lavcap_core.errors import WeightsError
+from lavcap_core.files import cache_folder as user_cache
 
 __all__ = ["PARTS", "WHEELS", "Part", "Store", "Weights", "Wheel", "build", "cache_folder"]
 
@@ -101,7 +101,7 @@ PARTS = {
 
 def cache_folder() -> Path:
     """Where the starter's weights are kept."""
-    return files.cache_folder("starter")
+    return user_cache("starter")
 
 
 class Store:
