@@ -191,6 +191,8 @@ class Component:
             parameters that its configuration says, reading no weights and asking no network. What it takes for granted
             is in the attribute ``assumes``, a sequence of texts, of what it builds. None: the factory is called, which
             serves components that read no weights.
+        doctor: ``module:function`` for ``lavcap plugins doctor NAME --hardware``, or None: called without arguments, it
+            gives the lines of a report on the device that the component is for, and raises `LavcapError` without one.
     """
 
     kind: str
@@ -205,6 +207,7 @@ class Component:
     sections: Mapping[str, type[Config]] = field(default_factory=dict)
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     skeleton: str | None = None
+    doctor: str | None = None
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,12 @@ class Backend(Protocol):
     def autocast(self) -> Any:
         """Context manager of mixed precision, and of whatever else a forward pass needs."""
 
+    def shapes(self) -> Any:
+        """Context manager in which batches are made and computed: pads them where few shapes are faster than many.
+
+        See `lavcap_core.data.padding`.
+        """
+
     def describe(self) -> Mapping[str, Any]:
         """Hardware and versions, for `lavcap info` and logs."""
 
