@@ -1,55 +1,55 @@
 """What frozen encoders give, computed once and kept: the feature cache.
 
-An entry is found by hashes of all that it depends on (`ingredients` and the clip's content): no stale one can be used.
-How it is kept is said in `lavcap_core.run.shards`.
+An entry is found by hashes of all that it depends on (`lavcap_core.run.feature_keys`, and the clip's content): no stale
+one can be used. How it is kept is said in `lavcap_core.run.shards`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 
 from lavcap_core import media
-from lavcap_core.builtin import TrainConfig
-from lavcap_core.component import Tune, Use
+from lavcap_core.builder import build_recipe, recipe_builder
+from lavcap_core.builtin import TrainConfig, Windows, captioner
+from lavcap_core.component import Port
 from lavcap_core.data import Padded, Ready, Sample, Tokens
 from lavcap_core.errors import DataError, LavcapError
 from lavcap_core.files import cache_folder
 from lavcap_core.interfaces import Backend, Dataset
+from lavcap_core.pipeline import load_weights
 from lavcap_core.recipes.captioner import Captioner
 from lavcap_core.run.contents import content_hash, contents
+from lavcap_core.run.feature_keys import ingredients, why_not
 from lavcap_core.run.shards import Entry, Shards, compact
 from lavcap_core.spec import Spec
-from lavcap_core.tuning import trained_state
 
 __all__ = [
-    "FEATURES_RULE",
     "MODALITIES",
     "Cached",
     "Features",
     "Report",
     "content_hash",
+    "encoders",
     "folder_of",
-    "ingredients",
     "prepare",
-    "why_not",
+    "prepare_reported",
+    "prune",
 ]
 
-FEATURES_RULE = 1
-"""Version of how features are computed and kept; part of cache keys."""
 MODALITIES = ("audio", "visual")
 """What can be cached, by the part of the slot's name before ``_encoder``."""
 _BATCH = 8
@@ -58,153 +58,28 @@ _ROUND = 256
 """Clips that each process takes before all wait for each other: no wait is longer than what a launcher puts up with."""
 
 
-# --- what can be cached ----------------------------------------------------------------------------------------------
+def encoders(spec: Spec) -> Any:
+    """The recipe of a spec with nothing but its encoders, where these can be had alone; else all of it."""
+    if spec.recipe.component is not captioner or spec.pipeline.weights is not None:
+        recipe = build_recipe(spec)
+        if spec.pipeline.weights is not None:
+            load_weights(recipe, spec.pipeline.weights)
+        return recipe
+    builder, ports = recipe_builder(spec), dict[str, Port]()
+    audio, visual = (builder.build_slot(f"{modality}_encoder", ports) for modality in MODALITIES)
+    nothing = cast(Any, None)
+    return Captioner(audio, visual, None, nothing, nothing, cast(Windows, spec.sections["windows"]))
 
 
-def why_not(encoder: Any) -> str | None:
-    """Why the tokens of an encoder can't be computed once for all epochs, or None if they can."""
-    if getattr(encoder, "takes_features", False):
-        return "its features are ready already"
-    if not isinstance(encoder, nn.Module):
-        return "it is no torch module"
-    if any(parameter.requires_grad for parameter in encoder.parameters()):
-        return "it is trained"
-    if getattr(encoder, "augments", False):
-        return "its input is augmented in training"
-    if trained_state(encoder):
-        return "its statistics change in training"
-    if any(isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0 for part in _live(encoder)):
-        return "it has dropout in training"
-    return None
-
-
-def _live(module: nn.Module) -> list[nn.Module]:
-    """Modules that training puts into training mode."""
-    modes = {part: part.training for part in module.modules()}
-    module.train()
-    live = [part for part in modes if part.training]
-    for part, mode in modes.items():
-        part.training = mode
-    return live
-
-
-# --- keys ------------------------------------------------------------------------------------------------------------
-
-
-def ingredients(modality: str, recipe: Captioner, backend: Backend, spec: Spec) -> dict[str, Any]:
-    """All that the tokens of an encoder depend on beside the clip, as plain data.
-
-    Devices and versions of torch are not among it: they change results by rounding only.
-    """
-    use = spec.parts[f"{modality}_encoder"]
-    encoder = getattr(recipe, f"{modality}_encoder")
-    assert use is not None
-    return {
-        "rule": FEATURES_RULE,
-        "frame_rule": media.FRAME_RULE,
-        "modality": modality,
-        "component": f"{use.distribution} {version(use.distribution)} {use.name}",
-        "settings": _settings(use, spec.filled()[f"{modality}_encoder"]),
-        "sources": _sources(encoder),
-        "weights": _weights_hash(encoder),
-        "attributes": _attributes_hash(encoder),
-        "request": _request(modality, recipe),
-        "precision": _precision(backend),
-    }
-
-
-def _settings(use: Use, filled: Mapping[str, Any]) -> dict[str, Any]:
-    # Nothing of it is trained, so that ranks and rates of what would be make no difference.
-    return {name: value for name, value in filled.items() if not isinstance(getattr(use.config, name, None), Tune)}
-
-
-def _sources(encoder: Any) -> str:
-    """Hash of the package that the encoder's class comes from, for those who change it without a new version."""
-    module = sys.modules[type(encoder).__module__.partition(".")[0]]
-    file = getattr(module, "__file__", None)
-    if file is None:
-        return ""
-    place = Path(file)
-    paths = sorted(place.parent.rglob("*.py")) if place.name == "__init__.py" else [place]
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(f"{path.relative_to(place.parent).as_posix()} ".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-def _weights_hash(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        digest.update(f"{name} ".encode())
-        _hash_tensor(digest, tensor)
-    return digest.hexdigest()
-
-
-def _hash_tensor(digest: Any, tensor: Tensor) -> None:
-    digest.update(f"{tensor.dtype} {list(tensor.shape)}\n".encode())
-    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-
-
-_OF_MODULES = frozenset(nn.Module().__dict__)
-
-
-def _attributes_hash(module: nn.Module) -> str:
-    """Hash of what modules are told beside weights: heads, means, strides, ...; objects count by their class alone."""
-    digest = hashlib.sha256()
-    for name, part in module.named_modules():
-        told = {key: value for key, value in part.__dict__.items() if key not in _OF_MODULES and key != "train"}
-        digest.update(f"{name} {type(part).__module__}.{type(part).__qualname__}\n".encode())
-        _hash_value(digest, told)
-    return digest.hexdigest()
-
-
-def _hash_value(digest: Any, value: Any) -> None:
-    value = _plain(value)
-    if isinstance(value, Tensor):
-        _hash_tensor(digest, value)
-    elif isinstance(value, Mapping):
-        for key in sorted(value, key=str):
-            digest.update(f"{key!s}: ".encode())
-            _hash_value(digest, value[key])
-    elif isinstance(value, list | tuple):
-        digest.update(f"{len(value)}\n".encode())
-        for item in value:
-            _hash_value(digest, item)
-    else:
-        simple = isinstance(value, str | int | float | complex | bytes | torch.dtype | None)
-        digest.update((repr(value) if simple else type(value).__qualname__).encode() + b"\n")
-
-
-def _plain(value: Any) -> Any:
-    """Structured values as mappings, lists and tensors."""
-    if isinstance(value, type):
-        return value
-    if isinstance(value, BaseModel):
-        return value.model_dump()
-    if is_dataclass(value):
-        return {entry.name: getattr(value, entry.name) for entry in fields(value)}
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(value))
-    if isinstance(value, set | frozenset):
-        return sorted(value, key=str)
-    to_dict = getattr(value, "to_dict", None)  # of configurations of transformers
-    return to_dict() if callable(to_dict) else value
-
-
-def _request(modality: str, recipe: Captioner) -> dict[str, Any]:
-    """What is read of a file, as far as it matters: how long a clip is may depend on whether its video is read."""
-    request = asdict(recipe.request())
-    if modality == "audio":
-        request |= {"frames": request["frames"] > 0, "image_size": None, "visual_width": None}
-    return request | {"hop": None, "audio_width": None}
-
-
-def _precision(backend: Backend) -> str:
-    """What the backend's autocast makes of a product of float32 numbers."""
-    one = torch.ones(1, 1, device=backend.device)
-    with backend.autocast():
-        return str((one @ one).dtype)
+def prune(folder: Path, days: float) -> tuple[int, int]:
+    """Removes what no run has used for some days: whole encoders' features. Gives their number and their bytes."""
+    count = bytes = 0
+    for about in folder.glob("*/about.json"):
+        if time.time() - about.stat().st_mtime > days * 86400:
+            bytes += sum(path.stat().st_size for path in about.parent.iterdir())
+            count += 1
+            shutil.rmtree(about.parent)
+    return count, bytes
 
 
 def folder_of(spec: Spec) -> Path:
@@ -218,19 +93,22 @@ def folder_of(spec: Spec) -> Path:
 
 @dataclass
 class Report:
-    """What was done for a dataset.
+    """What was done for a dataset, by all processes together.
 
     Attributes:
-        clips: clips of the dataset.
-        computed: modality to the number of clips that this process computed.
+        computed: modality to the number of clips whose tokens were computed.
         failed: clips that could not be read or encoded, by name, with the reason.
-        sizes: modality to the bytes of this process's new entries.
+        same: False if the dataset's clips differ at each reading, so that nothing can be kept.
     """
 
-    clips: int = 0
-    computed: dict[str, int] = field(default_factory=dict)
+    computed: Counter[str] = field(default_factory=Counter)
     failed: dict[str, str] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
+    same: bool = True
+
+    def gathered(self, backend: Backend) -> Report:
+        """The reports of all processes as one."""
+        counts = backend.gather(sorted(self.computed.elements()))
+        return Report(Counter(counts), dict(backend.gather(sorted(self.failed.items()))))
 
 
 class Features:
@@ -283,7 +161,7 @@ class Features:
             DataError: D031 if the cache can't be written.
         """
         self._open()
-        report = Report(clips=len(dataset.names))
+        report = Report()
         once = {clip: index for index, clip in clips.items()}
         mine = sorted(once.values())[self.backend.index :: self.backend.processes]
         missing = sum(bool(self._missing(clips[index])) for index in mine)
@@ -293,7 +171,8 @@ class Features:
                 part = [index for index in mine[start : start + _ROUND] if self._missing(clips[index])]
                 _Filling(self, dataset, clips, report, bar.update).run(part, workers)
                 self.backend.barrier()
-        if rounds and self.backend.sum(torch.tensor(float(missing))).item():
+        report = report.gathered(self.backend)
+        if report.computed:
             self._open()
         return report
 
@@ -411,10 +290,7 @@ class _Filling:
 
     def _keep(self, modality: str, clip: str, entry: Entry) -> None:
         self.features.shards[modality].add(clip, entry)
-        report, tokens = self.report, entry.tokens
-        report.computed[modality] = report.computed.get(modality, 0) + 1
-        bytes = 0 if tokens is None else tokens.data.nbytes
-        report.sizes[modality] = report.sizes.get(modality, 0) + bytes
+        self.report.computed[modality] += 1
 
 
 def _ahead(
@@ -553,12 +429,11 @@ def prepare(dataset: Dataset, recipe: Captioner, backend: Backend, spec: Spec, w
 
 def prepare_reported(dataset: Dataset, features: Features, workers: int = 2) -> tuple[Dataset, Report]:
     """As `prepare`, with what was done."""
-    report = Report(clips=len(dataset.names))
-    if not features.shards or not dataset.names:
-        return dataset, report
+    if not features.shards:
+        return dataset, Report()
     clips, failed = _identities(dataset, features.backend, workers)
     if clips is None:
-        return dataset, report
+        return dataset, Report(same=False)
     report = features.fill(dataset, clips, workers)
     report.failed |= failed
     return Cached(dataset, features, clips), report

@@ -12,6 +12,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,10 @@ class Shards:
 
     def remove_damaged(self) -> None:
         """Removes damaged shards, and files that killed writers left behind."""
-        for name in self.damaged:
-            (self.folder / name).unlink(missing_ok=True)
-        for path in self.folder.glob(".*.tmp"):
-            if time.time() - path.stat().st_mtime > _LEFT_OVER:
-                path.unlink(missing_ok=True)
+        left = [path for path in self.folder.glob(".*.tmp") if _age(path) > _LEFT_OVER]
+        for path in [*(self.folder / name for name in self.damaged), *left]:
+            with suppress(OSError):  # gone already, or a folder that only others may write
+                path.unlink()
 
     def _add(self, path: Path) -> None:
         with path.open("rb") as file:
@@ -100,6 +100,10 @@ class Shards:
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def bytes(self) -> int:
+        """Bytes on the disk."""
+        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
 
     def read(self, clip: str) -> Entry:
         """The entry of a clip, from shards that `open` has seen.
@@ -153,12 +157,19 @@ class Shards:
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Writes beside the shards what they depend on, for people; its date says when they were last used."""
-        text = json.dumps(facts, indent=1, sort_keys=True) + "\n"
         file = self.folder / "about.json"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            replace_text(file, text)
-        os.utime(file)
+        with suppress(OSError):  # what can't be written shows when there is something to write
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not file.exists():
+                replace_text(file, json.dumps(facts, indent=1, sort_keys=True) + "\n")
+            os.utime(file)
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _tensors(entries: Mapping[str, Entry]) -> dict[str, Tensor]:
