@@ -12,7 +12,7 @@ from typing import Any
 from lavcap_core.errors import BuildError
 from lavcap_core.files import replace_text
 
-__all__ = ["Log", "rows"]
+__all__ = ["LOG", "VALIDATION", "Log", "rows"]
 
 LOG = "log.jsonl"
 VALIDATION = "validation.jsonl"
@@ -158,11 +158,13 @@ def _tracker(name: str, folder: Path) -> Any:
 
     kinds = {"tensorboard": ("TensorBoardTracker", "tensorboard"), "wandb": ("WandBTracker", "wandb")}
     kind, package = kinds[name]
+    place = {"logging_dir" if name == "tensorboard" else "dir": str(folder)}
     try:
-        if name == "tensorboard":
-            return getattr(tracking, kind)("lavcap", logging_dir=str(folder))
-        return getattr(tracking, kind)("lavcap", dir=str(folder))
-    except (ImportError, NameError, ModuleNotFoundError) as error:
+        tracker = getattr(tracking, kind)("lavcap", **place)
+        if hasattr(tracker, "start"):  # older ones begin by themselves
+            tracker.start()
+    except (ImportError, NameError) as error:
         raise BuildError(
             "B067", f"train.trackers: {name} can't be used: {error}", help=f"pip install {package}"
         ) from error
+    return tracker

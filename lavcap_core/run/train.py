@@ -8,6 +8,7 @@ on to the same numbers, and several processes see together what one would have s
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,10 +30,9 @@ from lavcap_core.pipeline import load_weights
 from lavcap_core.recipes.captioner import Captioner
 from lavcap_core.run import checkpoint, validate
 from lavcap_core.run.loader import Job, Loaded, Loader
-from lavcap_core.run.log import Log
+from lavcap_core.run.log import LOG, VALIDATION, Log, rows
 from lavcap_core.run.sampler import Sampler
 from lavcap_core.spec import Spec
-from lavcap_core.tuning import load_trained
 
 __all__ = ["Plan", "factor", "groups", "train"]
 
@@ -186,11 +186,11 @@ class _Run:
             self._note_failed(loaded)
             row = self._step(loaded.job.step, loaded.batches)
             clips = sum(len(part) for part in loaded.job.clips) * self.backend.processes
-            full = self.log.step(row, clips)
+            self.log.step(row, clips)
             events.hook.step_end(step=row["step"], terms=row)
             self.step = loaded.job.step + 1
             self._keep(loaded.job.step)
-        return self._summary(full if self.step else {})
+        return self._summary()
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -259,7 +259,8 @@ class _Run:
         self.skipped += 1
         self._in_a_row += 1
         what = f"step {step}: the loss is {loss}, the gradient's norm {norm}"
-        if self.settings.nonfinite == "stop" or self._in_a_row >= _SKIPS:
+        overflow = self.backend.scaled and math.isfinite(loss)
+        if (self.settings.nonfinite == "stop" and not overflow) or self._in_a_row >= _SKIPS:
             help = "lower train.lr, compute in float32, or set train.nonfinite: skip; the checkpoints are unharmed"
             raise RunError("C020", what, help=help)
         self.log.say(f"{what}; skipped")
@@ -321,7 +322,7 @@ class _Run:
         if found.state["versions"] != now["versions"]:
             self.log.say(f"the run was begun with {found.state['versions']}, and goes on with {now['versions']}")
         try:
-            load_trained(self.recipe, found.trained)
+            self.backend.load_trained(self.model, found.trained)
         except WeightsError as error:
             raise error.at(file=str(found.folder)) from None
         self.backend.load_optimiser(self.model, self.optimiser, found.optimiser)
@@ -330,10 +331,9 @@ class _Run:
             _point(self.folder, self.best)
             checkpoint.prune(self.folder, self.settings.keep, self.best.get("step"))
 
-    def _summary(self, last: Mapping[str, Any]) -> dict[str, Any]:
-        from lavcap_core.run.log import VALIDATION, rows
-
-        judged = rows(self.folder / VALIDATION)
+    def _summary(self) -> dict[str, Any]:
+        judged, steps = rows(self.folder / VALIDATION), rows(self.folder / LOG)
+        last = steps[-1] if steps else {}
         summary = {
             "steps": self.step,
             "best": self.best,
@@ -345,8 +345,6 @@ class _Run:
             "trained": sum(p.numel() for p in self.recipe.parameters() if p.requires_grad),
         }
         if self.backend.index == 0:
-            import json
-
             replace_text(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
         return summary
 
@@ -376,7 +374,6 @@ def begin(folder: Path, spec: Spec, resume: bool, backend: Backend) -> None:
 
 def _changes(old: str, new: str) -> list[str]:
     """Keys by which two filled-in specs differ, but for what makes no difference to the numbers."""
-    import json
 
     def read(text: str) -> dict[str, Any]:
         values = {key: json.loads(value) for key, _, value in (line.partition(": ") for line in text.splitlines())}
@@ -454,8 +451,6 @@ def _names_hash(names: Sequence[str]) -> str:
 
 def _point(folder: Path, best: Mapping[str, Any]) -> None:
     """Says which checkpoint is the best one."""
-    import json
-
     if best:
         content = {**best, "checkpoint": f"checkpoints/step-{best['step']:08d}"}
         replace_text(folder / "best.json", json.dumps(content, indent=1) + "\n")

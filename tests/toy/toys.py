@@ -13,7 +13,9 @@ TOY_POINTS = {
     "lavcap.audio_encoder": {"loudness": "lavcap_toy.plugin:loudness"},
     "lavcap.visual_encoder": {"brightness": "lavcap_toy.plugin:brightness"},
     "lavcap.fuser": {"join": "lavcap_toy.plugin:join"},
-    "lavcap.decoder": {"numbers": "lavcap_toy.plugin:numbers"},
+    "lavcap.decoder": {"numbers": "lavcap_toy.plugin:numbers", "speller": "lavcap_toy.plugin:speller"},
+    "lavcap.dataset": {"tones": "lavcap_toy.plugin:tones"},
+    "lavcap.metric": {"exact": "lavcap_toy.plugin:exact"},
     "lavcap.aligner": {"holder": "lavcap_toy.plugin:holder"},
 }
 
@@ -23,6 +25,21 @@ audio_encoder: {use: loudness}
 visual_encoder: {use: brightness}
 fuser: {use: join}
 decoder: {use: numbers}
+"""
+
+TRAIN_SPEC = """\
+lavcap: 1
+backend: {use: torch, device: cpu}
+audio_encoder: {use: loudness}
+fuser: {use: join}
+decoder: {use: speller}
+train:
+  data: {use: tones, count: 16}
+  epochs: 5
+  batch: 4
+  lr: 1e-2
+  warmup_steps: 2
+  cache: false
 """
 
 
@@ -53,9 +70,12 @@ class Site:
         self.add("lavcap-toy", TOY_POINTS)
 
     def run(self, *arguments, env=None, **options):
+        return self.python("-m", "lavcap_core.cli", *arguments, env=env, **options)
+
+    def python(self, *arguments, env=None, **options):
         path = os.pathsep.join([str(self.folder), os.environ.get("PYTHONPATH", "")])
         return subprocess.run(
-            [sys.executable, "-m", "lavcap_core.cli", *map(str, arguments)],
+            [sys.executable, *map(str, arguments)],
             capture_output=True,
             text=True,
             env={**os.environ, "PYTHONPATH": path, **(env or {})},

@@ -2,8 +2,10 @@
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from lavcap_core.data import AUDIO, VISUAL, Tokens
+from lavcap_core.data import AUDIO, VISUAL, Sample, Tokens
+from lavcap_core.errors import MediaError
 
 STEP = 8000
 
@@ -81,6 +83,77 @@ class Numbers(nn.Module):
         return ", ".join(words) or "nothing"
 
 
+class Speller(nn.Module):
+    """Spells captions letter by letter from the mean of its tokens and the letter before; all of it is trained."""
+
+    width = 16
+
+    def __init__(self, inputs, dropout):
+        super().__init__()
+        self.project = nn.Linear(inputs, self.width)
+        self.letters = nn.Embedding(128, self.width)
+        self.drop = nn.Dropout(dropout)
+        self.out = nn.Sequential(nn.Linear(2 * self.width, 64), nn.GELU(), nn.Linear(64, 128))
+
+    def _logits(self, tokens, letters):
+        mask = tokens.mask[..., None]
+        mean = (tokens.data * mask).sum(1) / mask.sum(1).clamp(min=1)
+        heard = self.drop(self.project(mean))[:, None].expand(-1, letters.shape[1], -1)
+        return self.out(torch.cat([heard, self.letters(letters)], dim=2)).float()
+
+    def loss(self, tokens, captions, prompts=None):
+        longest = max(map(len, captions)) + 1
+        codes = torch.zeros(len(captions), longest + 1, dtype=torch.long)
+        for row, caption in enumerate(captions):
+            codes[row, 1 : len(caption) + 1] = torch.tensor([ord(letter) for letter in caption])
+        codes = codes.to(tokens.data.device)
+        losses = functional.cross_entropy(
+            self._logits(tokens, codes[:, :-1]).transpose(1, 2), codes[:, 1:], reduction="none"
+        )
+        counts = self.caption_tokens(captions).to(losses.device)
+        return (losses * (torch.arange(longest, device=losses.device) < counts[:, None])).sum(1)
+
+    def caption_tokens(self, captions):
+        return torch.tensor([len(caption) + 1 for caption in captions])
+
+    def generate(self, tokens, options, prompts=None):
+        codes = torch.zeros(len(tokens.data), 1, dtype=torch.long, device=tokens.data.device)
+        for _ in range(options.max_new_tokens):
+            codes = torch.cat([codes, self._logits(tokens, codes[:, -1:]).argmax(2)], dim=1)
+        rows = [row[1:] for row in codes.tolist()]
+        return ["".join(map(chr, row[: row.index(0)] if 0 in row else row)) for row in rows]
+
+
+class Tones:
+    """Clip i is i + 1 half seconds of loudness i; no file is read."""
+
+    def __init__(self, config):
+        self.config = config
+        self.numbers = range(config.first, config.first + config.count)
+        self.names = [f"tone-{number}" for number in self.numbers]
+        self.lengths = [1.0 + number % 3 for number in self.numbers]
+        self.splits = {config.split} - {None}
+
+    def captions(self, index):
+        return [f"tone {self.numbers[index] % 4}", f"sound {self.numbers[index] % 4}"]
+
+    def identity(self, index):
+        return None
+
+    def read(self, index, recipe, seed, ready=frozenset()):
+        number = self.numbers[index]
+        if number in self.config.broken:
+            raise MediaError("M002", "is broken", file=self.names[index])
+        loudness = float("nan") if number in self.config.silly else float(number % 4)
+        drawn = self.captions(index)[torch.Generator().manual_seed(sum(seed)).initial_seed() % 2]
+        return Sample(self.names[index], drawn, torch.full((1 + number % 3,), loudness))
+
+
+class Exact:
+    def __call__(self, candidates, references):
+        return {"exact": sum(c in r for c, r in zip(candidates, references, strict=True)) / len(candidates)}
+
+
 def loudness(config, context):
     return Loudness(config.width)
 
@@ -99,3 +172,15 @@ def numbers(config, context):
 
 def holder(config, context):
     return context.build(config.transport)
+
+
+def speller(config, context):
+    return Speller(context.inputs["tokens"].width, config.dropout)
+
+
+def tones(config, context):
+    return Tones(config)
+
+
+def exact(config, context):
+    return Exact()

@@ -18,6 +18,18 @@ class NumbersConfig(Config):
     fail_above: float = Field(1e9, description="Captions fail for tokens above this.")
 
 
+class SpellerConfig(Config):
+    dropout: float = 0.2
+
+
+class TonesConfig(Config):
+    count: int = 16
+    first: int = Field(0, description="Number of the first clip; clips of one number are alike.")
+    broken: tuple[int, ...] = Field((), description="Clips that can't be read.")
+    silly: tuple[int, ...] = Field((), description="Clips whose features are not a number.")
+    split: str | None = None
+
+
 class HolderConfig(Config):
     transport: Annotated[Use, Slot("transport")]
     other: Annotated[Use, Slot("fuser")] | None = None
@@ -63,3 +75,7 @@ numbers = Component(
     "decoder", "numbers", NumbersConfig, "lavcap_toy.parts:numbers", "writes the means", ports=_numbers_ports
 )
 holder = Component("aligner", "holder", HolderConfig, "lavcap_toy.parts:holder", "holds a transport")
+
+speller = Component("decoder", "speller", SpellerConfig, "lavcap_toy.parts:speller", "spells, and learns to")
+tones = Component("dataset", "tones", TonesConfig, "lavcap_toy.parts:tones", "made-up clips, said by their loudness")
+exact = Component("metric", "exact", EmptyConfig, "lavcap_toy.parts:exact", "share of captions that are a reference")
