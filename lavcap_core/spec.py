@@ -406,12 +406,12 @@ def _check(root: Node, checker: _Checker) -> tuple[PipelineSpec | None, Wiring |
         checker.problems.append(root.problem("S004", "a spec must be keys and values, such as lavcap: 1"))
         return None, None
     defaults = {"recipe": {"use": "captioner"}, "backend": {"use": "torch"}}
-    nodes = {name: _node(value, root) for name, value in defaults.items()} | root.value
+    nodes = _with_defaults(root.value, defaults, root)
     recipe = checker.component("recipe", nodes["recipe"], "recipe")
     if recipe is None:
         return None, None
     slots = recipe.component.slots
-    nodes = {n: _node(s.default, root) for n, s in slots.items() if s.default is not None} | nodes
+    nodes = _with_defaults(nodes, {n: s.default for n, s in slots.items() if s.default is not None}, root)
     node = Node(nodes, root.line, root.column, root.file, root.key, root.lines)
     found = len(checker.problems)
     pipeline = checker.model(pipeline_model(recipe.component), node, "")
@@ -424,6 +424,16 @@ def _check(root: Node, checker: _Checker) -> tuple[PipelineSpec | None, Wiring |
         place = _shorthand(nodes[slot]).value["use"]
         checker.problems.append(place.problem(problem.code, problem.message, help=problem.help, key=f"{slot}.use"))
     return pipeline, wiring
+
+
+def _with_defaults(nodes: Mapping[str, Node], defaults: Mapping[str, Any], like: Node) -> dict[str, Node]:
+    """Adds components that a spec doesn't name, or gives settings only of, as in ``backend: {device: cpu}``."""
+    found = {name: _node(value, like) for name, value in defaults.items()} | dict(nodes)
+    for name in defaults:
+        value = found[name].value
+        if isinstance(value, dict) and value and "use" not in value:
+            found[name] = replace(found[name], value={"use": _node(defaults[name]["use"], like), **value})
+    return found
 
 
 def _node(value: Any, like: Node) -> Node:

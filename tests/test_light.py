@@ -49,6 +49,8 @@ VERBS = [
     ["show", "lavcap"],
     ["schema"],
     ["init", "--list"],
+    ["data", "check", "--help"],
+    ["sweep", "table3", "--dry-run"],
 ]
 
 

@@ -130,6 +130,14 @@ def test_override_can_name_a_component_that_the_file_does_not(toy):
     assert spec.parts["fuser"].name == "join"
 
 
+def test_settings_alone_are_of_the_default_component(toy):
+    spec = read_text(TOY_SPEC + "backend: {device: cpu}\n")
+    assert (spec.pipeline.backend.name, spec.pipeline.backend.config.device) == ("torch", "cpu")
+    assert read_text(TOY_SPEC, overrides=["backend.dtype=float32"]).pipeline.backend.config.dtype == "float32"
+    (problem,) = problems_of(TOY_SPEC + "backend: {devise: cpu}\n")
+    assert (problem.code, problem.line, problem.help) == ("S002", 6, "did you mean 'device'?")
+
+
 def test_paths_are_relative_to_the_file(toy, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "s.yaml").write_text(

@@ -72,6 +72,7 @@ def test_every_wheel_holds_what_it_needs(wheels):
     assert "lavcap_core/registry.toml" in core
     assert "lavcap_core/pages/P001.md" in core
     assert "lavcap_core/presets/lavcap.yaml" in core
+    assert "lavcap_core/sweeps/table3.yaml" in core
 
 
 def test_core_alone_without_torch(wheels, tmp_path):
