@@ -57,7 +57,18 @@ if TYPE_CHECKING:
     from lavcap_core._media.pictures import StandIns
     from lavcap_core._media.scan import Scan
 
-__all__ = ["FRAME_RULE", "SAMPLE_RATE", "Clip", "Recording", "Request", "read", "read_item", "windows"]
+__all__ = [
+    "FRAME_RULE",
+    "SAMPLE_RATE",
+    "Clip",
+    "Facts",
+    "Recording",
+    "Request",
+    "probe",
+    "read",
+    "read_item",
+    "windows",
+]
 
 SAMPLE_RATE = 16000
 """Samples per second of every waveform."""
@@ -199,6 +210,34 @@ def read_item(item: Item, request: Request | None = None) -> Recording:
     recording = _with_features(recording, item, request, whole)
     _require_something(recording, request)
     return recording
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file's header tells.
+
+    Attributes:
+        seconds: its length, or None where only reading on would tell.
+        audio: whether it has a sound track.
+        video: whether it has a video track.
+    """
+
+    seconds: float | None
+    audio: bool
+    video: bool
+
+
+def probe(path: str | os.PathLike[str]) -> Facts:
+    """Reads a file's header and decodes nothing.
+
+    Raises:
+        MediaError: M001, M002 or M005.
+    """
+    from lavcap_core._media import files
+
+    with files.opened(path) as container:
+        seconds = container.duration / 1e6 if container.duration and container.duration > 0 else None
+        return Facts(seconds, files.audio_track(container) is not None, files.video_track(container) is not None)
 
 
 def _check(request: Request) -> None:

@@ -113,8 +113,8 @@ def _arguments(parser: argparse.ArgumentParser, verb: str) -> Iterator[list[str]
         if isinstance(action, argparse._SubParsersAction):
             helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
             for name, child in action.choices.items():
-                yield [f"`{name}`", helps.get(name, "")]
-                yield from _arguments(child, f"{name} ")
+                yield [f"`{verb}{name}`", helps.get(name, "")]
+                yield from _arguments(child, f"{verb}{name} ")
             continue
         yield [f"`{verb}{_argument(action)}`", str(action.help or "")]
 

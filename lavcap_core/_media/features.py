@@ -11,8 +11,8 @@ MAX_BYTES = 256 * 2**20
 """Size of the largest file's vectors in float32."""
 
 
-def read_features(file: str, width: int) -> NDArray[np.float32]:
-    """Vectors [N, width].
+def read_features(file: str, width: int | None = None) -> NDArray[np.float32]:
+    """Vectors [N, width]; without a width, of any.
 
     Raises:
         DataError: D001 if there is no such file or it is no ``.npy``; D002 if it holds no vectors of this width.
@@ -24,8 +24,8 @@ def read_features(file: str, width: int) -> NDArray[np.float32]:
         raise DataError("D001", f"can't be read as .npy: {error}", file=file) from None
     if not isinstance(found, np.ndarray):
         raise DataError("D001", "is an archive of several arrays", help="save one array with numpy.save", file=file)
-    if found.ndim != 2 or found.dtype.kind not in "fiu" or found.shape[1] != width or not len(found):
-        message = f"holds {found.dtype} {list(found.shape)}, and vectors [N, {width}] are wanted"
+    if found.ndim != 2 or found.dtype.kind not in "fiu" or not found.size or width not in (None, found.shape[1]):
+        message = f"holds {found.dtype} {list(found.shape)}, and vectors [N, {width or 'D'}] are wanted"
         raise DataError("D002", message, help="compare with the width of the spec's encoder", file=file)
     if found.size * 4 > MAX_BYTES:
         raise DataError("D002", f"holds {len(found)} vectors, more than {MAX_BYTES // 2**20} MiB", file=file)

@@ -20,6 +20,7 @@ VERBS = {
     "caption": "say what is heard and seen in clips",
     "train": "train a pipeline from a spec, or go on with it",
     "sweep": "train the runs of an ablation, and table what came out",
+    "data": "make, check, divide and describe manifests of training data",
     "init": "write a commented spec to start from",
     "check": "report everything that is wrong with a spec",
     "show": "draw a spec's parts with their widths (text, mermaid, dot)",
