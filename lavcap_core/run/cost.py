@@ -28,6 +28,8 @@ from lavcap_core.tuning import trained_tensors
 
 __all__ = ["Cost", "SlotCost", "count"]
 
+_READY_STEP = 0.16  # seconds of sound to a ready vector, as CED's tokens stand
+
 
 @dataclass
 class SlotCost:
@@ -239,10 +241,18 @@ class _Walk:
         return tokens
 
     def _sound(self, part: Any) -> tuple[Tensor, int]:
+        if getattr(part, "takes_features", False):
+            count = round(self.seconds / _READY_STEP)
+            ready = np.zeros((count, part.width), dtype=np.float32)
+            self.slots["audio_encoder"].assumes += (f"{count} vectors for {self.seconds:g} s of sound",)
+            return part.prepare(Clip(None, None, None, seconds=self.seconds, audio_features=ready)), ready.nbytes
         waveform = np.zeros(round(self.seconds * SAMPLE_RATE), dtype=np.float32)
         return part.prepare(Clip(None, waveform, None, seconds=self.seconds)), waveform.nbytes
 
     def _frames(self, part: Any) -> tuple[Tensor, int]:
+        if getattr(part, "takes_features", False):
+            ready = np.zeros((part.frames, part.width), dtype=np.float32)
+            return part.prepare(Clip(None, None, None, seconds=self.seconds, visual_features=ready)), ready.nbytes
         frames = np.zeros((part.frames, part.image_size, part.image_size, 3), dtype=np.uint8)
         return part.prepare(Clip(None, None, frames, seconds=self.seconds)), frames.nbytes
 
