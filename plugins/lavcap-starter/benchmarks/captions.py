@@ -128,13 +128,14 @@ class Archive:
         if archive == "ovos":
             return (self._wheel() / "sounds" / "animals" / path).read_bytes()
         if archive == "tuxpaint":
-            return (self._debian("tuxpaint-stamps-default") / "usr/share/tuxpaint/stamps" / path).read_bytes()
+            return (self.debian("tuxpaint-stamps-default") / "usr/share/tuxpaint/stamps" / path).read_bytes()
         if archive not in self._resources:
-            folder = self._debian("gcompris-qt-data") / "usr/share/gcompris-qt/rcc"
+            folder = self.debian("gcompris-qt-data") / "usr/share/gcompris-qt/rcc"
             self._resources[archive] = Resources((folder / f"{archive}.rcc").read_bytes())
         return self._resources[archive].read(f"/{path}")
 
-    def _debian(self, package: str) -> Path:
+    def debian(self, package: str) -> Path:
+        """Folder with the files of a Debian package."""
         folder = self.work / package
         if not folder.is_dir():
             self.work.mkdir(parents=True, exist_ok=True)
@@ -165,8 +166,12 @@ def picture(item: Item, kind: str, archive: Archive, waveform: Any) -> Image.Ima
         return curve(waveform)
     if kind == "none" or not item.picture:
         return None
-    data = archive.read(item.picture)
-    if item.picture.endswith(".svg"):
+    return drawn(archive.read(item.picture), item.picture)
+
+
+def drawn(data: bytes, name: str) -> Image.Image:
+    """A picture file's content on white; drawings in SVG 480 pixels wide."""
+    if name.endswith(".svg"):
         import resvg_py
 
         data = bytes(resvg_py.svg_to_bytes(svg_string=data.decode("utf-8"), width=480))
@@ -203,7 +208,7 @@ def write(item: Item, kind: str, archive: Archive, folder: Path) -> tuple[Path, 
     sound.write_bytes(archive.read(item.sound))
     if kind == "none":
         return sound, None
-    shown = picture(item, kind, archive, _waveform(sound) if kind == "waveform" else None)
+    shown = picture(item, kind, archive, samples(sound) if kind == "waveform" else None)
     if shown is None:
         return None
     place = folder / f"{stem}-{kind}.png"
@@ -211,7 +216,8 @@ def write(item: Item, kind: str, archive: Archive, folder: Path) -> tuple[Path, 
     return sound, place
 
 
-def _waveform(sound: Path) -> Any:
+def samples(sound: Path) -> Any:
+    """Samples [T] of a sound file, mono at 16 kHz."""
     import av
 
     with av.open(str(sound)) as container:
