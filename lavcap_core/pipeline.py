@@ -165,10 +165,10 @@ class Pipeline:
         self, windows: Sequence[tuple[Tensor | None, Tensor | None, float]]
     ) -> tuple[Tokens, list[Aligned | None]]:
         device = self.backend.device
-        audio = collate([window[0] for window in windows])
-        visual = collate([window[1] for window in windows])
         seconds = torch.tensor([window[2] for window in windows], device=device)
-        with self.backend.autocast():
+        with self.backend.shapes(), self.backend.autocast():
+            audio = collate([window[0] for window in windows])
+            visual = collate([window[1] for window in windows])
             sounds, pictures = self.recipe.encode(
                 audio.to(device) if audio else None, visual.to(device) if visual else None, seconds
             )
@@ -184,7 +184,7 @@ class Pipeline:
         for start in range(0, len(tokens.data), max(size, 4)):
             part = slice(start, start + max(size, 4))
             asked = cast("list[str] | None", prompts[part] if prompts and any(prompts) else None)
-            with self.backend.autocast(), torch.inference_mode():
+            with self.backend.shapes(), self.backend.autocast(), torch.inference_mode():
                 texts += self.recipe.decoder.generate(_slice(tokens, part), options, asked)
             self.backend.mark()
         return texts

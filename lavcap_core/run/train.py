@@ -119,7 +119,8 @@ def train(spec: Spec, folder: str | Path, *, resume: bool = False, quiet: bool =
     events = hooks.manager()
     events.hook.run_start(verb="train", spec=spec.filled())
     try:
-        return run.go(events)
+        with run.backend.shapes():
+            return run.go(events)
     finally:
         run.log.close()
         events.hook.run_end(verb="train", summary={"step": run.step, "skipped": run.skipped, **run.best})
