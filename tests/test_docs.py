@@ -24,6 +24,7 @@ from toys import TOY_POINTS
 
 from lavcap_core import catalog, registry
 from lavcap_core.cli import _parser, main
+from lavcap_core.run.sweep import plan
 from lavcap_core.spec import read_text
 from lavcap_core.testing.clips import numbered_picture, write_clip, write_picture
 
@@ -92,6 +93,9 @@ def folder(site, tmp_path, monkeypatch):
     shutil.copy(DEMO, place / "clip.mp4")
     write_clip(place / "clips" / "one.mp4")
     write_clip(place / "clips" / "two.wav", video=None, audio="pcm_s16le")
+    (place / "videos").mkdir()
+    shutil.copy(place / "clips" / "one.mp4", place / "videos" / "7fmOlUlwoNg.mp4")
+    shutil.copy(place / "clips" / "two.wav", place / "videos" / "6BJ455B1aAs_0.wav")
     write_clip(place / "sound.wav", video=None, audio="pcm_s16le")
     write_picture(place / "picture.png", numbered_picture(1))
     monkeypatch.chdir(place)
@@ -172,10 +176,13 @@ def check_pip(words, where):
 
 
 def check_yaml(block, where, capsys=None):
-    """A whole spec as it stands; a part of one in the place of what a small spec has there."""
+    """A whole spec or a sweep as it stands; a part of one in the place of what a small spec has there."""
     content = yaml.safe_load(block.text)
     if "lavcap" in content:
         read_text(block.text, where)
+        return
+    if "sweep" in content:
+        plan.read(block.file)
         return
     if "loss" in content:  # of an aligner
         content = {"aligner": {"use": "sinkhorn", "project": 768, **content}}
