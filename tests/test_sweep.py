@@ -114,6 +114,11 @@ def test_all_problems_of_a_sweep_at_once(place):
     ]
 
 
+def test_a_seed_may_not_be_there_twice(place):
+    (found,) = problems(SWEEP.replace("runs:", "seeds: [1, 1]\nruns:"))
+    assert found.startswith("sweep.yaml:7:1: S005 seeds: a seed is there twice")
+
+
 def test_problems_of_the_specs_are_shown_where_they_were_written(place):
     found = problems(SWEEP.replace("audio_encoder.width: 8", "audio_encoder.widht: 8").replace("steps: 4", "steps: 0"))
     assert found == [
@@ -292,13 +297,16 @@ def test_every_row_trains_at_tiny_size(tiny, tmp_path, name, row):
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def made(out, run, summary, error=None):
+def made(out, run, summary, error=None, data="abc"):
     """What a training run leaves."""
     place = work.Place(out, run.name)
     place.folder.mkdir(parents=True)
     lines = [f"{key}: {json.dumps(value)}\n" for key, value in run.spec.filled().items()]
     (place.folder / "spec.yaml").write_text("".join(lines))
     if summary is not None:
+        state = place.folder / "checkpoints" / "step-00000004" / "state.json"
+        state.parent.mkdir(parents=True)
+        state.write_text(json.dumps({"versions": {"lavcap-toy": "1.0"}, "data": data}))
         place.summary.write_text(json.dumps(summary))
     if error is not None:
         place.error.write_text(error + "\n")
@@ -358,6 +366,13 @@ def test_table_in_three_forms(finished, place):
     assert (none["published"], none["values"]) == (None, {})
 
 
+def test_runs_of_other_clips_are_told_apart(finished, place):
+    made(place / "out", finished.runs()[4], {"steps": 4, "best_validation": {"loss": 1.0}}, data="xyz")
+    found = table.gather(finished, place / "out")
+    assert "not all runs were trained on the same clips: see data in table.json" in found["notes"]
+    assert not any("versions" in note for note in found["notes"])
+
+
 def test_columns_of_ones_own_and_one_that_is_nowhere(finished, place):
     text = Path("sweep.yaml").read_text()
     Path("sweep.yaml").write_text(text + "columns: [last.loss, steps, best_validation.exakt]\n")
@@ -378,6 +393,20 @@ def test_runs_of_another_spec_are_not_shown_and_not_gone_on_with(finished, place
     # Threads and the device make no difference to the numbers.
     same = plan.read("sweep.yaml", overrides=["train.workers=1", "backend.device=cpu"])
     assert work.status(place / "out", same.runs()[0]).state == "done"
+
+
+def test_rerun_trains_what_changed_and_nothing_else(finished, place, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(work, "work", lambda sweep, out, runs, *_: asked.extend(run.name for run in runs))
+    words = ["sweep", "sweep.yaml", "--out", "out", "--only", "wide"]
+    Path("sweep.yaml").write_text(Path("sweep.yaml").read_text().replace("width: 8", "width: 9"))
+    assert main(words) == 2
+    assert "wide-seed0 (audio_encoder.width); wide-seed1 (audio_encoder.width)" in capsys.readouterr().err
+    assert asked == []
+    assert main([*words, "--rerun"]) == 1  # as nothing was trained here
+    assert asked == ["wide-seed0", "wide-seed1"]
+    assert (place / "out" / "wide-seed0.old1" / "summary.json").exists()
+    assert (place / "out" / "narrow-seed0" / "summary.json").exists()
 
 
 def test_set_aside_keeps_the_old_run(finished, place):

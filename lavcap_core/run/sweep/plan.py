@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lavcap_core import presets
 from lavcap_core.component import Config
@@ -41,6 +41,13 @@ class SweepConfig(Config):
         (), description="What the table shows of summary.json; default: loss and metrics of the best validation."
     )
     runs: dict[str, Any] = Field(min_length=1, description="The runs by name, each with what it changes.")
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed is there twice: its runs would be the same")
+        return seeds
 
 
 class RunConfig(Config):
@@ -168,7 +175,8 @@ def read(file: str | Path, base: str | None = None, overrides: Sequence[str] = (
         made.append(Row(name, row.title or name, _plain(changes), runs, row.published, row.source or config.source))
     maker.finish(len(rows))
     command = dict(override.partition("=")[::2] for override in overrides)
-    shared = _plain(_child(root, "set")) | {key: parse(value)[0].plain() for key, value in command.items()}
+    said = {key: parse(value)[0].plain() if value.strip() else None for key, value in command.items()}
+    shared = _plain(_child(root, "set")) | said
     return Sweep(path.stem, config.title or path.stem, str(named.value), shared, config.columns, tuple(made))
 
 

@@ -29,7 +29,7 @@ def gather(sweep: Sweep, out: Path) -> Table:
     Returns:
         ``title``, ``base``; ``columns``, dotted names within a run's summary; ``published``, names of published
         numbers; ``rows``, each with ``name``, ``title``, ``set`` (what it changes), ``runs`` (name, seed, state,
-        reason, versions, values), ``values`` (per column: mean, standard deviation sd and number n of runs) and
+        reason, versions, data, values), ``values`` (per column: mean, standard deviation sd and number n of runs) and
         ``published`` (values and source, or None); ``notes``.
     """
     found = {run.name: _run(out, run) for row in sweep.rows for run in row.runs}
@@ -53,16 +53,11 @@ def _run(out: Path, run: Run) -> dict[str, Any]:
     known = status(out, run)
     place = Place(out, run.name)
     summary = json.loads(place.summary.read_text(encoding="utf-8")) if known.state == "done" else {}
-    versions = _versions(place.folder) if known.state == "done" else {}
+    states = sorted(place.folder.glob("checkpoints/step-*/state.json")) if summary else []
+    state = json.loads(states[-1].read_text(encoding="utf-8")) if states else {}
     facts = {"name": run.name, "seed": run.seed, "state": known.state, "reason": known.reason}
-    return {**facts, "versions": versions, "summary": summary}
-
-
-def _versions(folder: Path) -> dict[str, str]:
-    """Plugins that wrote a run's last checkpoint."""
-    states = sorted(folder.glob("checkpoints/step-*/state.json"))
-    versions: dict[str, str] = json.loads(states[-1].read_text(encoding="utf-8"))["versions"] if states else {}
-    return versions
+    # Of the last checkpoint: the plugins that wrote it, and a hash of the names of the clips that it learnt from.
+    return {**facts, "versions": state.get("versions"), "data": state.get("data"), "summary": summary}
 
 
 def _at(summary: Any, dotted: str) -> float | None:
@@ -104,8 +99,9 @@ def _notes(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], out: Path)
         if not any(name in run["values"] for run in done):
             have = _numbers(json.loads(Place(out, done[0]["name"]).summary.read_text(encoding="utf-8")))
             notes.append(f"{name}: no run has it; {suggest(name, have) or 'there are: ' + ', '.join(have)}")
-    if len({json.dumps(run["versions"], sort_keys=True) for run in done}) > 1:
-        notes.append("the runs were made by different versions of the plugins; table.json says which")
+    for key, what in (("versions", "made by the same versions of the plugins"), ("data", "trained on the same clips")):
+        if len({json.dumps(run[key], sort_keys=True) for run in done}) > 1:
+            notes.append(f"not all runs were {what}: see {key} in table.json")
     return notes
 
 
