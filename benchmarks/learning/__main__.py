@@ -90,7 +90,7 @@ def _build(spec_file: Path) -> Any:
     from lavcap_core.spec import read
 
     spec = read(spec_file)
-    build_use(spec.pipeline.backend).seed(spec.sections["train"].seed)
+    build_use(spec.pipeline.backend).seed(spec.filled()["train"]["seed"])
     return build_recipe(spec)
 
 

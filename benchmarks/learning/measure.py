@@ -45,7 +45,8 @@ def encode(recipe: Captioner, items: Sequence[Item]) -> list[Encoded]:
     found = []
     for item in items:
         window = media.read_item(item, recipe.request()).windows[0]
-        audio, visual = recipe.encode(*(_batch(part) for part in recipe.prepare(window)))
+        prepared = recipe.prepare(window)
+        audio, visual = recipe.encode(_batch(prepared[0]), _batch(prepared[1]))
         found.append(Encoded(item, _ready(audio), _ready(visual)))
     return found
 
