@@ -174,8 +174,8 @@ def _item(row: Any, folder: Path) -> Item:
         audio_features=sound,
         visual_features=visual,
         captions=_captions(row),
-        split=row.get("split") or None,
-        source=row.get("source") or None,
+        split=str(row.get("split") or "") or None,
+        source=str(row.get("source") or "") or None,
     )
 
 

@@ -1,5 +1,7 @@
 """The encoders `features`: vectors that another program computed stand for an encoder's tokens. No parameters.
 
+Their attribute ``takes_features`` tells the recipe to read and prepare a clip's features, and no sound or frames.
+
 Shapes: T vectors of a clip, D width.
 """
 

@@ -179,6 +179,13 @@ def test_nothing_is_overwritten_unasked(capsys):
         data(*words[:-1], "out.csv")
 
 
+def test_folder_that_cannot_be_written(capsys):
+    wav(f"media/{IDS[0]}.wav")
+    Path("file").touch()
+    assert data("prepare", "audiocaps", AUDIOCAPS, "media", "--out", "file/out.jsonl") == 2
+    assert capsys.readouterr().err.startswith("file/out.jsonl: C004 can't be written")
+
+
 # ------------------------------------------------------------------------------------------- prepare clotho and lavcap
 
 

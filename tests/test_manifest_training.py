@@ -46,6 +46,11 @@ def test_every_column(tmp_path):
     )
 
 
+def test_numbers_may_be_ids(tmp_path):
+    (item,) = read_manifest(manifest(tmp_path, {"id": 7, "clip": "a.wav", "source": 3, "split": 0}))
+    assert (item.name, item.source, item.split) == ("7", "3", None)
+
+
 def test_rows_of_a_clip_are_gathered(tmp_path):
     path = manifest(tmp_path, "clip,caption", "a.wav,One", "b.wav,Two", 'a.wav,"Three, four"', "b.wav,", name="m.csv")
     first, second = read_manifest(path)

@@ -7,12 +7,13 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lavcap_core.errors import RunError
-from lavcap_core.manifest import list_hash, read_manifest, write_manifest
+from lavcap_core.files import replace_text
+from lavcap_core.manifest import Item, list_hash, read_manifest, write_manifest
 
 if TYPE_CHECKING:
     from lavcap_core.run.data_files import Prepared
@@ -54,7 +55,7 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     for child in (audiocaps, clotho, lavcap):
         _add_out(child, required=True)
         child.add_argument("--split", metavar="NAME", help="mark every clip, such as train")
-        _add_reading(child)
+    _add_reading(audiocaps)
 
 
 _NAMES = """
@@ -147,10 +148,25 @@ def _require_free(path: Path, force: bool) -> None:
         raise RunError("C008", "is there already", help="--force overwrites it, --out names another", file=str(path))
 
 
-def _write(args: argparse.Namespace, made: Prepared) -> int:
-    from lavcap_core.files import replace_text
+def _save(path: Path, items: Sequence[Item], missing: Sequence[tuple[str, str]] | None = None) -> None:
+    """Writes a manifest and, if that was looked for, a list of what is missing; one of an earlier run goes."""
+    beside = _beside(path)
+    try:
+        write_manifest(path, items)
+        if missing:
+            replace_text(beside, "".join(f"{name}\t{why}\n" for name, why in missing))
+        elif missing is not None:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError("C004", f"can't be written: {error.strerror}", file=str(path)) from None
 
-    write_manifest(args.out, made.items)
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.missing.txt")
+
+
+def _write(args: argparse.Namespace, made: Prepared) -> int:
+    _save(args.out, made.items, made.missing)
     count = len(made.items)
     print(
         f"{args.out}: {count} of {count + len(made.missing)} clips, {sum(len(i.captions) for i in made.items)} captions"
@@ -158,12 +174,8 @@ def _write(args: argparse.Namespace, made: Prepared) -> int:
     for note, number in made.notes.items():
         if number:
             print(f"  {number} {note}")
-    beside = args.out.with_name(f"{args.out.name}.missing.txt")
     if made.missing:
-        replace_text(beside, "".join(f"{name}\t{why}\n" for name, why in made.missing))
-        print(f"  {len(made.missing)} missing: {beside}")
-    else:
-        beside.unlink(missing_ok=True)  # of an earlier run
+        print(f"  {len(made.missing)} missing: {_beside(args.out)}")
     print(f"  sha256 of the list: {list_hash(made.items)}")
     return 0
 
@@ -187,7 +199,7 @@ def _check(args: argparse.Namespace) -> int:
         print(f"{args.manifest}: {len(items)} clips: {summary}")
     if args.out is not None:
         kept = clean(items, findings)
-        write_manifest(args.out, kept)
+        _save(args.out, kept)
         print(f"{args.out}: {len(kept)} clips", file=sys.stderr if args.json else sys.stdout)
     return 1 if kinds["unreadable"] else 0
 
@@ -201,12 +213,12 @@ def _split(args: argparse.Namespace) -> int:
         _require_free(path, args.force)
     items = divide(read_manifest(args.manifest), parts, args.seed)
     if args.out:
-        write_manifest(args.out, items)
+        _save(args.out, items)
     for part in parts:
         own = [item for item in items if item.split == part]
         path = args.out or args.manifest.with_suffix(f".{part}.jsonl")
         if not args.out:
-            write_manifest(path, own)
+            _save(path, own)
         print(f"{path}: {part}: {len(own)} of {len(items)} clips, sha256 of the list: {list_hash(own)}")
     return 0
 
