@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import LogitsProcessorList, NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 from lavcap_core.component import Context
-from lavcap_core.data import Tokens
+from lavcap_core.data import Tokens, padded_length
 from lavcap_core.interfaces import Generate
 from lavcap_core.tuning import apply_tune
 from lavcap_llama.load import load
@@ -82,9 +82,10 @@ class LlamaDecoder(nn.Module):
         # The last id of a caption, the end token, is predicted and never read.
         layout = lay_out(parts, tokens, [ids[:-1] for ids in ends], left=False)
         rows, columns, targets = _targets(layout, ends)
-        logits = self._logits(layout, tokens, rows, columns)
+        count = len(captions)
+        logits = self._logits(layout, tokens, rows.clamp(max=count - 1), columns)
         losses = functional.cross_entropy(logits.float(), targets, reduction="none")
-        return losses.new_zeros(len(captions)).index_add(0, rows, losses)
+        return losses.new_zeros(count + 1).index_add(0, rows, losses)[:count]
 
     def _logits(self, layout: Layout, tokens: Tokens, rows: Tensor, columns: Tensor) -> Tensor:
         """Logits [n, V] at n places only: the head is the dearest layer of a small model, and the largest in memory.
@@ -132,12 +133,17 @@ class LlamaDecoder(nn.Module):
 
 
 def _targets(layout: Layout, ends: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, columns and ids [n] of what is predicted: caption id i stands one place after the column."""
+    """Rows, columns and ids [n] of what is predicted: caption id i stands one place after the column.
+
+    Fillers (see `padded_length`) are of a row beyond the last.
+    """
     device = layout.ids.device
     lengths = layout.mask.sum(dim=1).tolist()
     rows = [row for row, ids in enumerate(ends) for _ in ids]
     columns = [int(lengths[row]) - len(ids) + i for row, ids in enumerate(ends) for i in range(len(ids))]
     targets = [target for ids in ends for target in ids]
+    fillers = padded_length(len(targets)) - len(targets) if targets else 0
+    rows, columns, targets = rows + [len(ends)] * fillers, columns + [0] * fillers, targets + [0] * fillers
     return torch.tensor(rows, device=device), torch.tensor(columns, device=device), torch.tensor(targets, device=device)
 
 
@@ -184,8 +190,7 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     if seed is None:
         yield
         return
-    forks = device.type not in ("cpu", "mps")  # mps offers no state per device
-    with torch.random.fork_rng([device] if forks else [], device_type=device.type if forks else "cuda"):
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(seed)
         yield
 

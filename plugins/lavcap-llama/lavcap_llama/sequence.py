@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lavcap_core.data import AUDIO, VISUAL, Tokens
+from lavcap_core.data import AUDIO, VISUAL, Tokens, padded_length
 
 __all__ = ["Layout", "Part", "lay_out"]
 
@@ -23,7 +23,7 @@ class Layout:
     Attributes:
         ids: [B, L] int64 ids of the text, 0 where a token or nothing stands.
         mask: [B, L] bool, False on padding.
-        at: rows and columns [n] of the tokens in the sequence.
+        at: rows and columns [n] of the tokens in the sequence; of fillers, in its padding.
         source: rows and columns [n] of the same tokens in `Tokens.data`.
     """
 
@@ -60,14 +60,26 @@ def lay_out(prompts: Sequence[Sequence[Part]], tokens: Tokens, ends: Sequence[Se
         + list(ends[row])
         for row, parts in enumerate(prompts)
     ]
-    length = max(map(len, rows))
+    length, fillers = _room(max(map(len, rows)), sum(code < 0 for row in rows for code in row))
     codes = torch.zeros(len(rows), length, dtype=torch.long)
     mask = torch.zeros(len(rows), length, dtype=torch.bool)
     for row, content in enumerate(rows):
         place = slice(length - len(content), None) if left else slice(0, len(content))
         codes[row, place] = torch.tensor(content, dtype=torch.long)
         mask[row, place] = True
+    where = (codes < 0).nonzero()
+    source = torch.stack([where[:, 0], -1 - codes[where[:, 0], where[:, 1]]], dim=1)
+    # Fillers stand where every row is padding.
+    where = torch.cat([where, torch.tensor([[0, 0 if left else length - 1]]).expand(fillers, 2)])
+    source = torch.cat([source, source[:1].expand(fillers, 2)])
     device = tokens.data.device
-    where = (codes < 0).nonzero().T
-    source = (where[0].to(device), (-1 - codes[where[0], where[1]]).to(device))
-    return Layout(codes.clamp(min=0).to(device), mask.to(device), (where[0].to(device), where[1].to(device)), source)
+    rows_at, columns_at = where.T.to(device)
+    rows_of, columns_of = source.T.to(device)
+    return Layout(codes.clamp(min=0).to(device), mask.to(device), (rows_at, columns_at), (rows_of, columns_of))
+
+
+def _room(longest: int, tokens: int) -> tuple[int, int]:
+    """Length of the sequences, and fillers that bring the number of tokens to one of few (see `padded_length`)."""
+    length = padded_length(longest)
+    fillers = padded_length(tokens) - tokens if tokens else 0
+    return padded_length(longest + 1) if fillers and length == longest else length, fillers
