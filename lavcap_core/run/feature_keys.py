@@ -144,8 +144,10 @@ def _plain(value: Any) -> Any:
     """Structured values as mappings, lists and tensors."""
     if isinstance(value, type):
         return value
+    if isinstance(value, Tune):  # nothing is trained
+        return None
     if isinstance(value, BaseModel):
-        return value.model_dump()
+        return {name: getattr(value, name) for name in type(value).model_fields}
     if is_dataclass(value):
         return {entry.name: getattr(value, entry.name) for entry in fields(value)}
     if isinstance(value, np.ndarray):
@@ -157,11 +159,12 @@ def _plain(value: Any) -> Any:
 
 
 def _request(modality: str, recipe: Captioner) -> dict[str, Any]:
-    """What is read of a file, as far as it matters: how long a clip is may depend on whether its video is read."""
+    """What is read of a clip, as far as it matters: how long a clip is may depend on whether its video is read."""
     request = asdict(recipe.request())
     if modality == "audio":
-        request |= {"frames": request["frames"] > 0, "image_size": None, "visual_width": None}
-    return request | {"hop": None, "audio_width": None}
+        request |= {"frames": request["frames"] > 0, "image_size": None}
+    ready = {name: request[name] is not None for name in ("audio_width", "visual_width")}
+    return request | ready | {"hop": None}
 
 
 def _precision(backend: Backend) -> str:

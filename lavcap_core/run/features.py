@@ -228,7 +228,7 @@ class _Filling:
     clips: Mapping[int, str]
     report: Report
     done: Callable[[], Any]
-    _waiting: dict[tuple[str, tuple[int, ...]], list[tuple[str, str, Tensor, float]]] = field(default_factory=dict)
+    _waiting: dict[tuple[str, tuple[int, ...]], list[tuple[str, Sample]]] = field(default_factory=dict)
 
     def run(self, indices: Sequence[int], workers: int) -> None:
         """Computes what some clips lack. A clip that fails is reported, and harms no other."""
@@ -256,40 +256,42 @@ class _Filling:
             value = getattr(sample, modality)
             if isinstance(value, Tensor):
                 shape = (modality, tuple(value.shape))
-                self._waiting.setdefault(shape, []).append((clip, sample.name, value, sample.seconds))
+                self._waiting.setdefault(shape, []).append((clip, sample))
                 if len(self._waiting[shape]) == _BATCH:
                     self._encode(shape)
             elif value is None:
-                self._keep(modality, clip, Entry(None, sample.seconds))
+                self._keep(modality, clip, sample, None)
         if sum(map(len, self._waiting.values())) > 4 * _BATCH:
             self._encode(max(self._waiting, key=lambda shape: len(self._waiting[shape])))
 
     def _encode(self, shape: tuple[str, tuple[int, ...]]) -> None:
         """Encodes clips of one shape: without padding, a clip's tokens can't depend on its neighbours."""
         modality, group = shape[0], self._waiting.pop(shape)
-        tokens = self._tokens(modality, torch.stack([value for _, _, value, _ in group]), [item[3] for item in group])
-        for row, (clip, name, _, seconds) in enumerate(group):
+        tokens = self._tokens(modality, [sample for _, sample in group])
+        for row, (clip, sample) in enumerate(group):
             mask = tokens.mask[row].cpu()
             data = tokens.data[row].cpu().masked_fill(~mask[:, None], 0)
-            if not data.isfinite().all():
-                self.report.failed[name] = f"D032 the {modality} encoder gives values that are not finite"
-                continue
             times = None if tokens.times is None else tokens.times[row].cpu()
-            self._keep(modality, clip, Entry(Ready(compact(data), mask, times), seconds))
+            if data.isfinite().all():
+                self._keep(modality, clip, sample, Ready(compact(data), mask, times))
+            else:
+                self.report.failed[sample.name] = f"D032 the {modality} encoder gives values that are not finite"
 
-    def _tokens(self, modality: str, data: Tensor, seconds: Sequence[float]) -> Tokens:
+    def _tokens(self, modality: str, samples: Sequence[Sample]) -> Tokens:
         backend, recipe = self.features.backend, self.features.recipe
+        data = torch.stack([getattr(sample, modality) for sample in samples])
         batch = Padded(data, torch.full((len(data),), data.shape[1])).to(backend.device)
+        seconds = torch.tensor([sample.seconds for sample in samples], device=backend.device)
         with torch.inference_mode(), backend.autocast():
-            lengths = torch.tensor(seconds, device=backend.device)
-            both = recipe.encode(batch, None) if modality == "audio" else recipe.encode(None, batch, lengths)
+            both = recipe.encode(batch, None) if modality == "audio" else recipe.encode(None, batch, seconds)
         backend.mark()
         tokens = both[MODALITIES.index(modality)]
         assert tokens is not None
         return tokens
 
-    def _keep(self, modality: str, clip: str, entry: Entry) -> None:
-        self.features.shards[modality].add(clip, entry)
+    def _keep(self, modality: str, clip: str, sample: Sample, tokens: Ready | None) -> None:
+        has = frozenset(name for name in MODALITIES if getattr(sample, name) is not None)
+        self.features.shards[modality].add(clip, Entry(tokens, sample.seconds, has))
         self.report.computed[modality] += 1
 
 
@@ -359,10 +361,11 @@ class Cached:
         entries = self._entries(index, recipe, seed, ready)
         if not entries:
             return self.dataset.read(index, recipe, seed, ready)
-        seconds = next(iter(entries.values())).seconds
+        seconds, has = next((entry.seconds, entry.has) for entry in entries.values())
         there = {modality: entry.tokens for modality, entry in entries.items()}
+        lacks = {modality for modality in MODALITIES if modality not in has}  # nothing to look for in the file
         try:
-            sample = self.dataset.read(index, _Exact(recipe, seconds), seed, ready | there.keys())
+            sample = self.dataset.read(index, _Exact(recipe, seconds), seed, ready.union(there, lacks))
         except _OtherLengthError:
             whole = self.dataset.read(index, recipe, seed, ready)
             return replace(whole, **cast(dict[str, Any], there))

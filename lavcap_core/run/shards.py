@@ -43,10 +43,12 @@ class Entry:
     Attributes:
         tokens: the tokens, or None if the clip lacks the modality.
         seconds: length of the clip.
+        has: all modalities that the clip has, whether they are kept or not.
     """
 
     tokens: Ready | None
     seconds: float
+    has: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -62,7 +64,7 @@ class Shards:
     key: str
     damaged: list[str] = field(default_factory=list)
     """Shards that were found damaged by `open`."""
-    _places: dict[str, tuple[Any, float]] = field(default_factory=dict)
+    _places: dict[str, tuple[Any, float, frozenset[str]]] = field(default_factory=dict)
     _pending: dict[str, Entry] = field(default_factory=dict)
     _bytes: int = 0
     _since: float = 0.0
@@ -92,8 +94,8 @@ class Shards:
         opened = safe_open(path, framework="pt")
         facts = opened.metadata()  # type: ignore[no-untyped-call]
         if facts["key"] == self.key:
-            for clip, seconds in json.loads(facts["clips"]).items():
-                self._places.setdefault(clip, (opened, seconds))
+            for clip, (seconds, has) in json.loads(facts["clips"]).items():
+                self._places.setdefault(clip, (opened, seconds, frozenset(has)))
 
     def __contains__(self, clip: str) -> bool:
         return clip in self._places or clip in self._pending
@@ -111,13 +113,13 @@ class Shards:
         Raises:
             KeyError: if there is none.
         """
-        opened, seconds = self._places[clip]
+        opened, seconds, has = self._places[clip]
         data = opened.get_tensor(f"{clip}.data")
         if not len(data):
-            return Entry(None, seconds)
+            return Entry(None, seconds, has)
         timed = f"{clip}.times" in opened.keys()  # noqa: SIM118 (it is no mapping)
         times = opened.get_tensor(f"{clip}.times") if timed else None
-        return Entry(Ready(data, opened.get_tensor(f"{clip}.mask"), times), seconds)
+        return Entry(Ready(data, opened.get_tensor(f"{clip}.mask"), times), seconds, has)
 
     def add(self, clip: str, entry: Entry) -> None:
         """Adds an entry; it is on the disk after `flush`, which full shards call by themselves.
@@ -141,8 +143,8 @@ class Shards:
         """
         if not self._pending:
             return
-        facts = {"key": self.key, "clips": json.dumps({clip: e.seconds for clip, e in self._pending.items()})}
-        blob = save(_tensors(self._pending), facts)
+        clips = {clip: (entry.seconds, sorted(entry.has)) for clip, entry in self._pending.items()}
+        blob = save(_tensors(self._pending), {"key": self.key, "clips": json.dumps(clips)})
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _write(self.folder, f"{hashlib.sha256(blob).hexdigest()}.safetensors", blob)
