@@ -140,8 +140,9 @@ def run_shell(block, where, capsys):
 
 
 def lavcap(words):
-    if words[:2] == ["starter", "fetch"]:  # needs a network or the wheels: the words at least must be right
-        assert _parser("starter").parse_args(words).run
+    # These need the network, or what a reader has: the words at least must be right.
+    if words[:2] == ["starter", "fetch"] or words[:1] in (["import"], ["train"]):
+        assert _parser(words[0]).parse_args(words).run
         return 0
     return main(words)
 
