@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lavcap_core.cli import features
 from lavcap_core.errors import RunError
 from lavcap_core.files import replace_text
 from lavcap_core.manifest import Item, list_hash, read_manifest, write_manifest
@@ -252,5 +253,6 @@ ACTIONS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "check": ("read every file of a manifest, and say what is wrong", _check_arguments),
     "split": ("divide a manifest into parts, such as train, val and test", _split_arguments),
     "stats": ("count clips, captions, words and seconds of a manifest", _stats_arguments),
+    "features": ("compute what frozen encoders give for the clips of a spec, and keep it", features.add_arguments),
 }
 """What can be done, each with its summary and a function that adds its arguments and sets ``run``."""
