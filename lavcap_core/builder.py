@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lavcap_core import catalog
 from lavcap_core.component import Component, Config, Port, Use
 from lavcap_core.errors import BuildError
 from lavcap_core.registry import Registry, installed
@@ -160,7 +161,9 @@ def _require_requirements(use: Use, registry: Registry) -> None:
     entry = registry.find(use.kind, f"{use.distribution}/{use.name}")
     missing = entry.unmet()
     if missing:
-        help = "pip install " + " ".join(f"'{text}'" for text in missing)
+        known = catalog.known().get(entry.distribution)
+        elsewhere = known is not None and set(missing) <= set(known.needs_modules) and known.needs_help
+        help = elsewhere or "pip install " + " ".join(f"'{text}'" for text in missing)
         raise BuildError("B001", f"{use.kind} '{use.name}' can't be built: it needs {', '.join(missing)}", help=help)
 
 

@@ -25,6 +25,7 @@ class Known:
         status: ``stable``, ``beta`` or ``planned``.
         provides: kind to names of components.
         needs_modules: modules that must be there beside its declared requirements.
+        needs_help: how to get these modules, where no package index has them.
         source: papers and equations that it implements.
     """
 
@@ -36,6 +37,7 @@ class Known:
     status: str
     provides: Mapping[str, tuple[str, ...]]
     needs_modules: tuple[str, ...] = ()
+    needs_help: str = ""
     source: str = ""
 
     @property
@@ -64,6 +66,7 @@ def _known(name: str, table: dict[str, object]) -> Known:
         status=str(table["status"]),
         provides={kind: tuple(names) for kind, names in provides.items()},
         needs_modules=tuple(needs),
+        needs_help=str(table.get("needs_help", "")),
         source=str(table.get("source", "")),
     )
 
