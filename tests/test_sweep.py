@@ -319,7 +319,7 @@ def finished(place):
     Path("sweep.yaml").write_text(text)
     sweep = plan.read("sweep.yaml")
     for run, loss, exact in zip(sweep.runs(), (2.0, 2.5, 1.25), (0.25, 0.5, 1.0), strict=False):
-        best = {"step": 4, "epoch": 1.0, "loss": loss, "caption": loss, "exact": exact}
+        best = {"step": 4, "epoch": 1.0, "loss": loss, "caption": loss - 1, "exact": exact}
         made(place / "out", run, {"steps": 4, "last": {"loss": loss / 2}, "best_validation": best})
     made(place / "out", sweep.runs()[3], None, error="C020 step 1: the loss is nan (exit code 2)")
     return sweep
@@ -328,11 +328,11 @@ def finished(place):
 MARKDOWN = """\
 Widths
 
-|  | runs | loss | exact | exact (published) | other (published) |
-| --- | ---: | ---: | ---: | ---: | ---: |
-| narrow | 2 | 2.25 ± 0.35 | 0.375 ± 0.18 | 40.0 | - |
-| eight wide | 1 of 2 | 1.25 | 1 | 51.0 | 3.25 |
-| a \\| b | - | - | - | - | - |
+|  | runs | loss | caption | exact | exact (published) | other (published) |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |
+| narrow | 2 | 2.25 ± 0.35 | 1.25 ± 0.35 | 0.375 ± 0.18 | 40.0 | - |
+| eight wide | 1 of 2 | 1.25 | 0.25 | 1 | 51.0 | 3.25 |
+| a \\| b | - | - | - | - | - | - |
 
 - wide-seed1: failed: C020 step 1: the loss is nan (exit code 2)
 - published: A paper, Table 9; printed for comparison, not measured here
@@ -341,10 +341,10 @@ Widths
 TEXT = """\
 Widths
 
-              runs         loss         exact  exact (published)  other (published)
-narrow           2  2.25 ± 0.35  0.375 ± 0.18               40.0                  -
-eight wide  1 of 2         1.25             1               51.0               3.25
-a | b            -            -             -                  -                  -
+              runs         loss      caption         exact  exact (published)  other (published)
+narrow           2  2.25 ± 0.35  1.25 ± 0.35  0.375 ± 0.18               40.0                  -
+eight wide  1 of 2         1.25         0.25             1               51.0               3.25
+a | b            -            -            -             -                  -                  -
 
 wide-seed1: failed: C020 step 1: the loss is nan (exit code 2)
 published: A paper, Table 9; printed for comparison, not measured here
@@ -357,7 +357,7 @@ def test_table_in_three_forms(finished, place):
     assert (place / "out" / "table.md").read_text() == MARKDOWN
     assert table.text(found) == TEXT
     stored = json.loads((place / "out" / "table.json").read_text())
-    assert stored["columns"] == ["best_validation.loss", "best_validation.exact"]
+    assert stored["columns"] == ["best_validation.loss", "best_validation.caption", "best_validation.exact"]
     narrow, wide, none = stored["rows"]
     assert narrow["values"]["best_validation.exact"] == {"mean": 0.375, "sd": pytest.approx(0.1767767), "n": 2}
     assert wide["values"]["best_validation.exact"] == {"mean": 1.0, "sd": None, "n": 1}

@@ -38,7 +38,7 @@ class SweepConfig(Config):
         (), description="Each run is repeated with each of these as train.seed."
     )
     columns: tuple[str, ...] = Field(
-        (), description="What the table shows of summary.json; default: loss and metrics of the best validation."
+        (), description="What the table shows of summary.json; default: losses and metrics of the best validation."
     )
     runs: dict[str, Any] = Field(min_length=1, description="The runs by name, each with what it changes.")
 
@@ -286,10 +286,9 @@ def _put(node: Node, path: Sequence[str], value: Node) -> Node:
 
 def text(sweep: Sweep, row: Row, run: Run) -> str:
     """The spec of a run as YAML: what it gives, with paths made absolute, without defaults."""
-    changed = {**sweep.shared, **row.changes}
-    changes = ", ".join(f"{key}: {flow(value)}" for key, value in changed.items()) or "nothing"
     named = row.title if run.seed is None else f"{row.title}, seed {run.seed}"
-    lines = [f"# {sweep.title}: {named}", f"# Changed in {sweep.base}: {changes}"]
+    lines = [f"# {sweep.title}: {named}", f"# {sweep.base}, changed:"]
+    lines += [f"#   {key}: {flow(value)}" for key, value in {**sweep.shared, **row.changes}.items()] or ["#   nothing"]
     for key, value in _given(run.spec.filled(), run.given).items():
         block = isinstance(value, dict) and value
         lines += [f"{key}:", *(f"  {k}: {flow(v)}" for k, v in value.items())] if block else [f"{key}: {flow(value)}"]

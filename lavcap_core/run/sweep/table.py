@@ -17,8 +17,8 @@ from lavcap_core.run.sweep.work import Place, status
 __all__ = ["gather", "markdown", "text", "write"]
 
 _BEST = "best_validation"
-_OTHER = ("step", "epoch", "caption", "alignment")
-"""What a validation says besides the loss and metrics."""
+_OTHER = ("step", "epoch", "alignment")
+"""What a validation says besides losses and metrics; `caption` is what rows with and without an OT loss share."""
 
 Table = dict[str, Any]
 
@@ -72,7 +72,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _default_columns(runs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Loss and metrics of the best validation; the last training loss where nothing was validated."""
+    """Losses and metrics of the best validation; the last training loss where nothing was validated."""
     summaries = [run["summary"] for run in runs if run["summary"]]
     names = (name for summary in summaries for name in summary.get(_BEST) or {} if name not in _OTHER)
     return [f"{_BEST}.{name}" for name in dict.fromkeys(names)] or ["last.loss"]
