@@ -265,7 +265,7 @@ class _Walk:
 
         def lengthen(decoder: Any) -> str:
             words = ["a"]
-            while int(decoder.caption_tokens([" ".join(words)])) < tokens:
+            while len(words) < tokens and int(decoder.caption_tokens([" ".join(words)])) < tokens:
                 words.append("a")
             return " ".join(words)
 
