@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.spec and not args.preset:
         args.preset = _PRESET
     spec = read_spec(args)
-    out = args.out or Path(f"{args.checkpoint.resolve().stem}-imported")
+    place = args.checkpoint.resolve()
+    out = args.out or Path(f"{place.name if place.is_dir() else place.stem}-imported")
     from lavcap_core.run.released.convert import convert
 
     _print(convert(args.checkpoint, spec, out, check=args.check, ignore_unknown=args.ignore_unknown))
@@ -57,12 +58,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(summary: Summary) -> None:
     from lavcap_core.run.released.names import PARTS
+    from lavcap_core.run.released.strategy import first
 
     for part, count in summary.counts.items():
         print(f"{PARTS[part]:<22}{count:>15,}")
     print(f"{'trained parameters':<22}{sum(summary.counts.values()):>15,}")
     for reason, names in summary.dropped.items():
-        print(f"left out: {len(names)} tensors, such as {names[0]} ({reason})")
+        print(f"left out: {first(names, 1)} ({reason})")
     for note in summary.notes:
         print(f"note: {note}")
     files = sorted(f"{path.name}/" if path.is_dir() else path.name for path in summary.out.iterdir())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -100,17 +101,19 @@ def _from(opened: Any, name: str) -> Callable[[], Tensor]:
 def _torch(file: Path) -> dict[str, Stored]:
     try:
         # Settings are often kept as a Namespace, which holds values and runs nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged files, which an error is raised for
             held = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except UnpicklingError as error:
         raise _refused(file, error) or _unreadable(file, error) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
-        # What the reader of a damaged pickle stumbles over has no class of its own.
+    except Exception as error:
+        # What the reader of a damaged file stumbles over has no class of its own: any of Python's may come.
         raise _unreadable(file, error) from error
     state = held["model"] if isinstance(held, Mapping) and isinstance(held.get("model"), Mapping) else held
     if not isinstance(state, Mapping):
         raise WeightsError("W042", "holds no named tensors, neither at the top nor under 'model'", file=str(file))
-    other = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
+    fine = ((name, isinstance(name, str) and isinstance(value, Tensor)) for name, value in state.items())
+    other = next((name for name, good in fine if not good), None)
     if other is not None:
         raise WeightsError("W042", f"'{other}' in it is no tensor", help="see `lavcap explain W042`", file=str(file))
     return {name: Stored(tuple(value.shape), _as_it_is(value)) for name, value in state.items()}
