@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lavcap_core.testing import aligners, decoders, encoders, fusers, transports
+from lavcap_core.testing import aligners, backends, decoders, encoders, fusers, transports
 from lavcap_core.testing.samples import Make, TestContext, from_component
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = ["Check", "Make", "Result", "TestContext", "checks_for", "from_compone
 _CHECKS: Mapping[str, tuple[Callable[[Make], None], ...]] = {
     "aligner": aligners.CHECKS,
     "audio_encoder": encoders.AUDIO_CHECKS,
+    "backend": backends.CHECKS,
     "decoder": decoders.CHECKS,
     "fuser": fusers.CHECKS,
     "transport": transports.CHECKS,
