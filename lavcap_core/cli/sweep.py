@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     _require_devices(runs, devices)
     out = args.out or Path("runs") / sweep.name
     if args.write:
-        return _write(sweep, args)
+        return _write(sweep, runs, args)
     if args.dry_run:
         return _list(sweep, runs, out)
     _require_data(runs)
@@ -79,16 +79,10 @@ def _require_devices(runs: Sequence[Run], devices: Sequence[str | None]) -> None
     """Checks the names as any value of a spec, before the first run starts."""
     from lavcap_core.spec import check_component
 
-    for device in {device for device in devices if device}:
-        backend = runs[0].spec.pipeline.backend
-        settings = runs[0].spec.filled()["backend"]
-        check_component(
-            "backend", f"{backend.distribution}/{backend.name}", {**_without_use(settings), "device": device}
-        )
-
-
-def _without_use(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key != "use"}
+    backend = runs[0].spec.pipeline.backend
+    settings = {key: value for key, value in runs[0].spec.filled()["backend"].items() if key != "use"}
+    for device in filter(None, devices):
+        check_component("backend", f"{backend.distribution}/{backend.name}", {**settings, "device": device})
 
 
 def _require_data(runs: Sequence[Run]) -> None:
@@ -97,18 +91,16 @@ def _require_data(runs: Sequence[Run]) -> None:
         raise SpecError("C024", "the runs name no training data", help=help)
 
 
-def _write(sweep: Sweep, args: argparse.Namespace) -> int:
+def _write(sweep: Sweep, runs: Sequence[Run], args: argparse.Namespace) -> int:
+    """Writes the spec of each run; prints the names of the files."""
     from lavcap_core.files import replace_text
     from lavcap_core.run.sweep.plan import text
 
     args.write.mkdir(parents=True, exist_ok=True)
-    wanted = {run.name for run in sweep.runs(args.only)}
-    for row in sweep.rows:
-        for one in row.runs:
-            if one.name in wanted:
-                file = args.write / f"{sweep.name}-{one.name}.yaml"
-                replace_text(file, text(sweep, row, one))
-                print(file)
+    for row, one in _with_rows(sweep, runs):
+        file = args.write / f"{sweep.name}-{one.name}.yaml"
+        replace_text(file, text(sweep, row, one))
+        print(file)
     return 0
 
 
