@@ -77,7 +77,9 @@ def test_every_wheel_holds_what_it_needs(wheels):
 
 def test_core_alone_without_torch(wheels, tmp_path):
     place = environment(tmp_path / "v", wheels, ["lavcap-core"], without=HEAVY)
-    assert "recipe   captioner" in run(place, "plugins", "list", check=True).stdout
+    assert ["recipe", "captioner"] in [
+        line.split()[:2] for line in run(place, "plugins", "list", check=True).stdout.splitlines()
+    ]
     assert "torch is not installed" in run(place, "info", check=True).stdout
     done = run(place, "check", "lavcap")
     assert done.returncode == 2
