@@ -150,9 +150,8 @@ def _device(skeleton: bool) -> AbstractContextManager[Any]:
     """Where new tensors are made: for a skeleton, where they have no values."""
     if not skeleton:
         return nullcontext()
-    import torch
-
-    device: AbstractContextManager[Any] = torch.device("meta")
+    # By name, as the factories are: this module is light until something is built.
+    device: AbstractContextManager[Any] = importlib.import_module("torch").device("meta")
     return device
 
 

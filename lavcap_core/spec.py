@@ -189,7 +189,9 @@ class _Checker:
 
     def path(self, mark: _PathMark, node: Node) -> str:
         text: str = node.value
-        place = self.folders.get(node.file or "", self.folder) / Path(text).expanduser()
+        # What is typed on the command line is meant from where it is typed.
+        here = Path().absolute() if (node.file or "").startswith(_SET) else self.folder
+        place = self.folders.get(node.file or "", here) / Path(text).expanduser()
         # A model's name may be a hub's or a weights plugin's: only what looks like a path or is there is one.
         if mark.must_be_local or text.startswith((".", "~", "/")) or place.exists():
             return str(place)
@@ -207,6 +209,9 @@ class _Checker:
 
 
 _FAILED: Any = object()
+
+_SET = "--set "
+"""How the file of a value is called that an override gave."""
 
 
 def _shorthand(node: Node) -> Node:
@@ -291,7 +296,7 @@ def merge(node: Node, overrides: Sequence[str]) -> tuple[Node, list[Problem]]:
     problems: list[Problem] = []
     for override in overrides:
         key, equals, text = override.partition("=")
-        file = f"--set {override}"
+        file = f"{_SET}{override}"
         if not equals or not all(key.split(".")):
             problems.append(Problem("S006", "is not KEY=VALUE", "such as aligner.epsilon=0.05", file=file))
             continue
@@ -327,7 +332,8 @@ def read(file: str | Path, overrides: Sequence[str] = (), registry: Registry | N
 
     Args:
         file: the YAML file; relative paths in it are relative to its folder.
-        overrides: ``KEY=VALUE`` texts, applied before checking.
+        overrides: ``KEY=VALUE`` texts, applied before checking; relative paths in them are relative to the working
+            directory.
         registry: default: what is installed.
 
     Raises:

@@ -36,6 +36,7 @@ from lavcap_core.spec import Spec
 
 __all__ = ["Plan", "factor", "groups", "train"]
 
+_TERMS = ("loss", "caption", "alignment")
 _SKIPS = 20
 """Steps in a row that may be skipped before the run is given up."""
 
@@ -284,10 +285,9 @@ class _Run:
         if value is None:
             have = ", ".join(name for name in row if name not in ("step", "epoch"))
             raise SpecError("C026", f"train.best: validation gives no '{self.settings.best}'", help=f"it gives {have}")
-        better = value < self.best["value"] if self.best and self.settings.best == "loss" else True
-        if self.best and self.settings.best != "loss":
-            better = value > self.best["value"]
-        if better and math.isfinite(value):
+        # Of a term of the loss the lowest is best, of a score the highest.
+        sign = -1 if self.settings.best in _TERMS else 1
+        if math.isfinite(value) and (not self.best or sign * value > sign * self.best["value"]):
             self.best = {"step": self.step, "by": self.settings.best, "value": value}
 
     def _save(self) -> None:

@@ -238,4 +238,5 @@ def assemble(config: DecoderConfig, context: Context, model: Any, tokenizer: Any
         _recompute(model)
     apply_tune(model, config.tune, TARGETS)
     text = Text(tokenizer, config.prompt, config.template, config.instructions, config.random_prompts)
-    return LlamaDecoder(model, text, build_projector(config.projector, arrives, width), config.modality_embedding)
+    projector = build_projector(config.projector, arrives, width, model.get_input_embeddings().weight)
+    return LlamaDecoder(model, text, projector, config.modality_embedding)

@@ -28,6 +28,11 @@ class ProjectorConfig(Config):
     )
     gain: float = Field(default=1.0, gt=0, le=1e4, description="Factor on the initial weights (mlp: the last layer's).")
     bias: bool = Field(default=True, description="Whether the layers have a bias.")
+    offset: Literal["zero", "words"] = Field(
+        default="zero",
+        description="What the last bias starts at with init: identity; words: the vocabulary's mean embedding, for "
+        "tokens that are centred.",
+    )
 
     @model_validator(mode="after")
     def _identity_is_linear(self) -> Self:

@@ -25,8 +25,9 @@ def _fetch(args: argparse.Namespace) -> int:
     from lavcap_starter.fetch import PARTS, Store
 
     store = Store(source=args.source)
-    for name in PARTS:
-        store.get(name)
+    for name, part in PARTS.items():
+        if not part.training:
+            store.get(name)
     print(f"the starter's weights are in {store.folder}")
     return 0
 

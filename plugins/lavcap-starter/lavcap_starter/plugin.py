@@ -7,10 +7,20 @@ from typing import Any
 
 from pydantic import Field
 
-from lavcap_core.component import Component, Config, ModelName, Port
+from lavcap_core.component import Component, Config, LocalPath, ModelName, Port
 
-__all__ = ["SPACE", "WIDTH", "EfficientNetConfig", "WeightsConfig", "YamnetConfig", "efficientnet_lite", "weights"]
-__all__ += ["yamnet"]
+__all__ = [
+    "SPACE",
+    "WIDTH",
+    "EfficientNetConfig",
+    "SimulatedConfig",
+    "WeightsConfig",
+    "YamnetConfig",
+    "efficientnet_lite",
+    "simulated",
+    "weights",
+    "yamnet",
+]
 
 WIDTH = 576
 """Width of SmolLM2's embeddings, in which both encoders speak."""
@@ -46,6 +56,14 @@ class EfficientNetConfig(_NamesConfig):
     vague: bool = Field(False, description="Keep the frames of a clip none of which reaches the floor.")
 
 
+class SimulatedConfig(Config):
+    """Settings of the dataset ``simulated``."""
+
+    captions: LocalPath = Field(description="A csv file with a column `caption`, such as AudioCaps' train.csv.")
+    sentences: ModelName = Field("starter:sentences", description="A sentence model, which matches words to classes.")
+    size: int = Field(14400, ge=1, description="Clips of an epoch.")
+
+
 class WeightsConfig(Config):
     """The weights plugin has no settings; the environment variable LAVCAP_CACHE chooses where they are kept."""
 
@@ -78,6 +96,14 @@ efficientnet_lite = Component(
     source="EfficientNet (Tan and Le 2019, arXiv:1905.11946), Lite0 variant",
     ports=_visual,
     skeleton="lavcap_starter.efficientnet:skeleton",
+)
+
+simulated = Component(
+    kind="dataset",
+    name="simulated",
+    config=SimulatedConfig,
+    factory="lavcap_starter.simulated:build",
+    summary="Clips for the starter's encoders that were never recorded, made of captions alone",
 )
 
 weights = Component(

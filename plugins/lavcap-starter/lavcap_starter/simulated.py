@@ -1,0 +1,187 @@
+"""The dataset `simulated`: clips that were never recorded, out of captions alone (see `lavcap_starter.simulate`).
+
+A clip's tokens are made by the encoders' own functions out of what the two classifiers would have said, so training
+reads no media and runs no encoder.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lavcap_core.component import Context
+from lavcap_core.data import Ready, Sample
+from lavcap_core.errors import DataError
+from lavcap_core.files import cache_folder, replace_text
+from lavcap_starter.classes import load
+from lavcap_starter.plugin import SimulatedConfig
+from lavcap_starter.simulate import Matched, Matcher, Painter, Simulator, Sources, confusion, pictures_of, split
+from lavcap_starter.yamnet import PATCH_HOP, PATCH_SECONDS
+
+__all__ = ["Simulated", "build", "match", "read_captions"]
+
+_SECONDS = 10.0
+_MOST_CLAUSES = 4
+MATCHING = 1
+"""Version of how captions are matched to classes; part of the name under which the result is kept."""
+
+
+class Simulated:
+    """Draws each clip anew from what its number, the epoch and the run's seed give.
+
+    Args:
+        captions: captions with the sound classes of their clauses.
+        size: clips of an epoch.
+    """
+
+    def __init__(self, captions: Sequence[Matched], size: int) -> None:
+        self.matched = captions
+        self.names = [f"simulated-{index}" for index in range(size)]
+        self.lengths = [_SECONDS] * size
+        self._simulator: Simulator | None = None
+        self._lock = threading.Lock()
+
+    def captions(self, index: int) -> Sequence[str]:
+        """None: what a clip is said to be depends on the draw."""
+        return ()
+
+    def identity(self, index: int) -> str | None:
+        """None: nothing to keep, as a clip is another one in each epoch."""
+        return None
+
+    def read(self, index: int, recipe: Any, seed: tuple[int, ...], ready: frozenset[str] = frozenset()) -> Sample:
+        """A clip of the recipe's two encoders, which must be the starter's."""
+        example = self._simulate(recipe)(np.random.default_rng(seed))
+        windows = 0 if example.sound is None else len(example.sound)
+        sound = _tokens(recipe.audio_encoder, example.sound, torch.arange(windows) * PATCH_HOP + PATCH_SECONDS / 2)
+        frames = 0 if example.picture is None else len(example.picture)
+        picture = _tokens(
+            recipe.visual_encoder, example.picture, (torch.arange(frames) + 0.5) / max(frames, 1) * _SECONDS
+        )
+        return Sample(self.names[index], example.caption, sound, picture, _SECONDS)
+
+    def _simulate(self, recipe: Any) -> Simulator:
+        with self._lock:
+            if self._simulator is None:
+                self._simulator = _simulator(recipe, self.matched)
+            return self._simulator
+
+
+def _tokens(encoder: Any, posteriors: NDArray[np.float32] | None, times: torch.Tensor) -> Ready | None:
+    if posteriors is None or encoder is None:
+        return None
+    with torch.no_grad():
+        data, sure = encoder.speaker(
+            torch.from_numpy(posteriors)[None], torch.ones(1, len(posteriors), dtype=torch.bool)
+        )
+    return Ready(data[0], sure[0], times)
+
+
+def _simulator(recipe: Any, captions: Sequence[Matched]) -> Simulator:
+    """The simulator of a pipeline's two classifiers.
+
+    Raises:
+        DataError: D095 if the encoders are not the starter's.
+    """
+    try:
+        heard = confusion(recipe.audio_encoder.network.classifier.weight.float().numpy())
+        seen = confusion(recipe.visual_encoder.network._fc.weight.float().numpy())
+        frames = recipe.visual_encoder.frames
+    except AttributeError:
+        help = "use audio_encoder: yamnet and visual_encoder: efficientnet_lite"
+        raise DataError("D095", "clips can only be simulated for the starter's two encoders", help=help) from None
+    sound, picture = load("sound"), load("picture")
+    sources = Sources(sound, picture)
+    return Simulator(captions, sources, Painter(sound, heard, seen), pictures_of(sound, picture, sources), frames)
+
+
+def read_captions(file: str) -> list[str]:
+    """The column ``caption`` of a csv file, such as AudioCaps' train.csv.
+
+    Raises:
+        DataError: D096 if it can't be read, or has no such column or no rows.
+    """
+    try:
+        with Path(file).open(encoding="utf-8", newline="") as lines:
+            captions = [row["caption"] for row in csv.DictReader(lines)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError("D096", f"captions can't be read: {error}", file=file) from None
+    except KeyError:
+        raise DataError(
+            "D096", "has no column 'caption'", help="a csv file such as AudioCaps' is wanted", file=file
+        ) from None
+    if not captions:
+        raise DataError("D096", "holds no captions", file=file)
+    return captions
+
+
+def match(captions: Sequence[str], sentences: str, store: Path | None = None) -> list[Matched]:
+    """Captions with the sound classes of their clauses; computed once, and kept in the user's cache.
+
+    Captions with a clause that fits no class, or with very many clauses, are left out: what was matched in part only
+    would teach to write of what is not heard.
+
+    Args:
+        captions: the captions.
+        sentences: folder of a sentence model of transformers.
+        store: the folder where the result is kept; None: the user's cache.
+    """
+    text = json.dumps([MATCHING, Path(sentences).name, load("sound").names, list(captions)])
+    place = (store or cache_folder("starter")) / f"matched-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    if not place.is_file():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(place, json.dumps(_match(captions, sentences)))
+    rows = json.loads(place.read_text(encoding="utf-8"))
+    return [
+        Matched(caption, split(caption), tuple(tuple(found) for found in classes))
+        for caption, classes in rows
+        if all(classes) and 0 < len(classes) <= _MOST_CLAUSES
+    ]
+
+
+def _match(captions: Sequence[str], sentences: str) -> list[tuple[str, list[list[int]]]]:
+    sound = load("sound")
+    clauses = [[clause.text for clause in split(caption)] for caption in captions]
+    texts = sorted({text for row in clauses for text in row})
+    vectors = _sentence_vectors([*sound.names, *texts], sentences)
+    matcher = Matcher(sound, vectors[: len(sound.names)])
+    found = dict(zip(texts, vectors[len(sound.names) :], strict=True))
+    classes = {text: list(matcher(text, vector)) for text, vector in found.items()}
+    return [(caption, [classes[text] for text in row]) for caption, row in zip(captions, clauses, strict=True)]
+
+
+def _sentence_vectors(texts: Sequence[str], folder: str, batch: int = 256) -> NDArray[np.float32]:
+    """Unit sentence embeddings [N, D] by mean pooling."""
+    from tqdm import tqdm
+    from transformers import AutoModel, AutoTokenizer
+
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    vectors = np.zeros((len(texts), model.config.hidden_size), np.float32)
+    order = np.argsort([len(text) for text in texts])
+    for start in tqdm(range(0, len(texts), batch), "matching captions", disable=None):
+        rows = order[start : start + batch]
+        words = tokenizer([texts[row] for row in rows], padding=True, truncation=True, return_tensors="pt")
+        with torch.inference_mode():
+            hidden = model(**words).last_hidden_state * words["attention_mask"][..., None]
+        vectors[rows] = torch.nn.functional.normalize(hidden.sum(dim=1), dim=1).numpy()
+    return vectors
+
+
+def build(config: SimulatedConfig, context: Context) -> Simulated:
+    """Reads and matches the captions.
+
+    Raises:
+        DataError: D096 if the captions can't be read.
+        WeightsError: W090 to W094 if the sentence model can't be fetched.
+    """
+    captions = read_captions(config.captions)
+    return Simulated(match(captions, context.locate(config.sentences)), config.size)
