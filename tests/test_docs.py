@@ -131,6 +131,8 @@ def run_shell(block, where, capsys):
             code = lavcap(words[1:])
             said = capsys.readouterr()
             assert code == 0, f"{where}: {line}\n{said.out}{said.err}"
+        elif words[:1] == ["torchrun"]:
+            check_torchrun(words[1:])
         elif words[:2] in (["pip", "install"], ["pip", "download"]):
             check_pip(words[2:], where)
         elif words[:1] == ["make"]:
@@ -145,6 +147,14 @@ def lavcap(words):
         assert _parser(words[0]).parse_args(words).run
         return 0
     return main(words)
+
+
+def check_torchrun(words):
+    from torch.distributed.run import get_args_parser
+
+    found = get_args_parser().parse_args(words)
+    assert (found.module, found.training_script) == (True, "lavcap_core.cli")
+    assert lavcap(found.training_script_args) == 0
 
 
 def run_console(block, where, capsys):

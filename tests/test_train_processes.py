@@ -1,6 +1,7 @@
 """`lavcap train` under torchrun: two processes train LAVCap's pipeline, at tiny size, as one does."""
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -45,7 +46,7 @@ def command(folder, out, *changes):
         "decoder.tune={mode: finetune}",
         "backend.device=cpu",
         "backend.dtype=float32",
-        "train.save_every=1000",
+        "train.save_every=25",
         *changes,
     ]
     words = [word for change in everything for word in ("--set", change)]
@@ -54,22 +55,25 @@ def command(folder, out, *changes):
 
 @pytest.fixture(scope="module")
 def runs(folder, tmp_path_factory):
-    """A run of one process, and three of two: copies, shards, and shards that are begun and gone on with."""
+    """A run of one process, and three of two: copies, shards, and shards that go on with what one process began."""
     site = Site(tmp_path_factory.mktemp("site"))
     site.add_toy()
     assert main(command(folder, "one", "train.batch=4")) == 0
+    shutil.copytree(folder / "one", folder / "moved")
+    shutil.rmtree(checkpoints(folder / "moved")[-1])
     judged = [f"train.validation={folder / 'held-out.jsonl'}", "train.metrics=[exact]", "train.validate_every=10"]
     shards = ["train.batch=2", "backend.shard=true", *judged]
     commands = [
         command(folder, "two", "train.batch=2"),
         command(folder, "shards", *shards),
-        [*command(folder, "shards", *shards, "train.workers=0"), "--resume"],
+        [*command(folder, "moved", "train.batch=2", "backend.shard=true"), "--resume"],
     ]
     (folder / "commands.json").write_text(json.dumps(commands))
     done = torchrun(
         watched.__file__, folder, folder / "commands.json", env={"PYTHONPATH": str(site.folder)}, cwd=folder
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" steps") == len(commands), done.stdout
     return [json.loads((folder / f"watched-{index}.json").read_text()) for index in range(2)]
 
 
@@ -77,7 +81,7 @@ def rows(run):
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("other", ["two", "shards"])
+@pytest.mark.parametrize("other", ["two", "shards", "moved"])
 def test_two_processes_equal_one(runs, folder, other):
     """Cross-entropy is divided by the caption tokens of both, the alignment loss by the clips of both."""
     one, two = rows(folder / "one"), rows(folder / other)
@@ -89,7 +93,7 @@ def test_two_processes_equal_one(runs, folder, other):
     assert one[-1]["caption"] < 0.8 * one[0]["caption"]
 
 
-@pytest.mark.parametrize("other", ["two", "shards"])
+@pytest.mark.parametrize("other", ["two", "shards", "moved"])
 def test_checkpoints_are_those_of_one_process(runs, folder, other):
     one, two = (load_file(checkpoints(folder / run)[-1] / "trained.safetensors") for run in ("one", other))
     assert one.keys() == two.keys()
@@ -104,8 +108,11 @@ def test_every_clip_is_seen_once_per_epoch_over_all_processes_together(runs):
         assert set(both.values()) == {1}
         assert len(both) == STEPS // EPOCH * 7
         assert min(len(part) for part in parts) >= STEPS // EPOCH * 3
-    for index in range(2):
-        assert runs[index][2]["seen"] == []  # the run was done
+    late = sum(len(process[2]["seen"]) for process in runs)
+    assert late in (
+        (STEPS - 25) // EPOCH * 7 + 3,
+        (STEPS - 25) // EPOCH * 7 + 4,
+    )  # the epoch's short step comes anywhere
 
 
 def test_only_process_0_writes(runs, folder):

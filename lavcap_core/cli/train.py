@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from lavcap_core.cli.common import add_spec_arguments, read_spec
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     folder = args.out or Path("runs") / (args.preset or Path(args.spec).stem)
     summary = train(spec, folder, resume=args.resume, quiet=args.quiet)
-    if not args.quiet:
+    if not args.quiet and os.environ.get("RANK", "0") == "0":  # of several processes the first one says it
         best = summary["best"]
         chosen = f", best after step {best['step']} by {best['by']} ({best['value']:.4g})" if best else ""
         print(f"{summary['steps']} steps{chosen}: {folder}")

@@ -37,6 +37,8 @@ from lavcap_core.spec import Spec
 __all__ = ["Plan", "factor", "groups", "train"]
 
 _TERMS = ("loss", "caption", "alignment")
+_SIZES = ("batch", "accumulate")
+"""Settings that other processes may share out otherwise: their product, clips per step, is what must stay."""
 _SKIPS = 20
 """Steps in a row that may be skipped before the run is given up."""
 
@@ -378,7 +380,7 @@ def _changes(old: str, new: str) -> list[str]:
 
     def read(text: str) -> dict[str, Any]:
         values = {key: json.loads(value) for key, _, value in (line.partition(": ") for line in text.splitlines())}
-        values["train"] = {k: v for k, v in values["train"].items() if k not in MAY_CHANGE}
+        values["train"] = {k: v for k, v in values["train"].items() if k not in (*MAY_CHANGE, *_SIZES)}
         return {name: value for name, value in values.items() if name not in ("backend", "generate")}
 
     before, after = read(old), read(new)
