@@ -11,7 +11,7 @@ from lavcap_core.data import Batch, Sample
 from lavcap_core.errors import LavcapError, RunError
 from lavcap_core.run.sampler import Share
 
-__all__ = ["Job", "Loaded", "Loader"]
+__all__ = ["Job", "Loaded", "Loader", "reason"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Loader:
 
     def _gather(self, job: Job, parts: Sequence[Sequence[Sample | Exception]]) -> Loaded:
         failed = [
-            (index, _reason(found))
+            (index, reason(found))
             for clips, part in zip(job.clips, parts, strict=True)
             for index, found in zip(clips, part, strict=True)
             if isinstance(found, Exception)
@@ -120,7 +120,8 @@ class Loader:
         return self._spare
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What is wrong with a clip, in one line."""
     if isinstance(error, LavcapError):
         problem = error.problems[0]
         return f"{problem.code} {problem.message}"
