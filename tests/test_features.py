@@ -16,11 +16,12 @@ import pytest
 import torch
 from tiny import settings, write_models
 from torch import nn
-from toys import TOY, TOY_SPEC
+from toys import TOY, TOY_SPEC, TRAIN_SPEC
 
 from lavcap_core import media
 from lavcap_core.backends.torch import TorchBackend
 from lavcap_core.builder import build_recipe
+from lavcap_core.cli import main
 from lavcap_core.data import AUDIO, Batch, Ready, Tokens
 from lavcap_core.errors import DataError, MediaError
 from lavcap_core.manifest import Item, read_manifest
@@ -30,6 +31,7 @@ from lavcap_core.run.datasets import ManifestDataset
 from lavcap_core.run.feature_keys import ingredients, why_not
 from lavcap_core.run.features import Features, encoders, prepare, prepare_reported, prune
 from lavcap_core.run.shards import Entry, Shards, compact
+from lavcap_core.run.train import train
 from lavcap_core.spec import read, read_text
 from lavcap_core.testing.clips import numbered_picture, tone, write_clip, write_picture
 from lavcap_core.tuning import keep_eval
@@ -691,6 +693,63 @@ def test_pruning_removes_what_was_not_used_for_long(toy, media_folder, tmp_path)
     assert count == 2
     assert size > 0
     assert toy_run(tmp_path, data)[1].computed == {}
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def command_spec(tmp_path, **train):
+    manifest = write_manifest(tmp_path, 4)
+    (tmp_path / "held-out.jsonl").write_text('{"clip": "3.wav", "caption": "a"}\n{"clip": "gone.wav", "caption": "b"}')
+    settings = {"data": manifest.name, "validation": "held-out.jsonl", "cache_folder": "features", **train}
+    text = TRAIN_SPEC.partition("train:")[0] + "train: " + json.dumps(settings)
+    (tmp_path / "toy.yaml").write_text(text)
+    return str(tmp_path / "toy.yaml")
+
+
+def test_the_command_says_what_is_kept_and_what_failed(toy, tmp_path, capsys):
+    spec = command_spec(tmp_path)
+    assert main(["data", "features", spec, "--workers", "1"]) == 1
+    said = capsys.readouterr()
+    assert said.err.splitlines() == ["gone.wav: M001 no such file"]
+    first, second, third = said.out.splitlines()
+    assert first == "train.data: 4 clips, 4 computed now (audio), 0 errors"
+    assert second == "train.validation: 2 clips, nothing computed now, 1 errors"
+    assert third.startswith(f"audio_encoder: 4 clips in {tmp_path / 'features' / 'loudness-'}")
+    assert third.endswith(" kB each")
+    (tmp_path / "features" / "of-yore").mkdir()
+    (tmp_path / "features" / "of-yore" / "about.json").write_text("{}")
+    os.utime(tmp_path / "features" / "of-yore" / "about.json", (1e9, 1e9))
+    main(["data", "features", spec, "--prune", "30"])
+    assert capsys.readouterr().out.splitlines()[-1] == "removed the features of 1 encoders, 0.0 MB"
+
+
+def test_the_command_says_why_an_encoder_is_not_cached(models, tmp_path, capsys):
+    (tmp_path / "list.jsonl").write_text('{"clip": "gone.wav", "caption": "b"}')
+    changes = [f"train.data={tmp_path / 'list.jsonl'}", f"train.cache_folder={tmp_path / 'features'}"]
+    words = [word for change in [*settings(models), *changes] for word in ("--set", change)]
+    assert main(["data", "features", "lavcap", *words]) == 1
+    assert "audio_encoder: not cached, it is trained" in capsys.readouterr().out
+
+
+def test_a_spec_without_data_is_refused(toy, tmp_path, capsys):
+    (tmp_path / "toy.yaml").write_text(TOY_SPEC)
+    assert main(["data", "features", str(tmp_path / "toy.yaml")]) == 2
+    assert "C024" in capsys.readouterr().err
+
+
+def test_training_goes_the_same_way_with_the_cache_and_reads_each_clip_once(toy, tmp_path, monkeypatch):
+    reads, losses = [], {}
+    usual = media.read_item
+    monkeypatch.setattr(media, "read_item", lambda item, request: reads.append(item.name) or usual(item, request))
+    for cache in (False, True):
+        spec = read(command_spec(tmp_path, validation=None, cache=cache, epochs=3, batch=2, lr=1e-2))
+        reads.clear()
+        train(spec, tmp_path / f"run-{cache}", quiet=True)
+        log = (tmp_path / f"run-{cache}" / "log.jsonl").read_text().splitlines()
+        losses[cache] = [json.loads(line)["loss"] for line in log]
+        assert len(reads) == (4 if cache else 12)
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3)
 
 
 # --- LAVCap's classes ------------------------------------------------------------------------------------------------

@@ -84,9 +84,9 @@ def _settings(use: Use, filled: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sources(encoder: Any) -> str:
     """Hash of the package that the encoder's class comes from, for those who change it without a new version."""
-    module = sys.modules[type(encoder).__module__.partition(".")[0]]
-    file = getattr(module, "__file__", None)
-    if file is None:
+    names = (type(encoder).__module__.partition(".")[0], type(encoder).__module__)
+    file = next((file for name in names if (file := getattr(sys.modules[name], "__file__", None))), None)
+    if file is None:  # typed in, so that there is no file to look at
         return ""
     place = Path(file)
     paths = sorted(place.parent.rglob("*.py")) if place.name == "__init__.py" else [place]

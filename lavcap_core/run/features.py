@@ -11,9 +11,8 @@ import json
 import shutil
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -34,7 +33,9 @@ from lavcap_core.pipeline import load_weights
 from lavcap_core.recipes.captioner import Captioner
 from lavcap_core.run.contents import content_hash, contents
 from lavcap_core.run.feature_keys import ingredients, why_not
+from lavcap_core.run.loader import reason
 from lavcap_core.run.shards import Entry, Shards, compact
+from lavcap_core.run.threads import each
 from lavcap_core.spec import Spec
 
 __all__ = [
@@ -216,7 +217,7 @@ def _bar(total: int, shown: bool, title: str) -> Any:
     from tqdm import tqdm
 
     hide = None if shown and total else True  # None: only on a terminal
-    return tqdm(total=total, unit="clip", desc=title, disable=hide, dynamic_ncols=True)
+    return tqdm(total=total, unit="clip", desc=title, disable=hide, dynamic_ncols=True, leave=False)
 
 
 @dataclass
@@ -235,7 +236,7 @@ class _Filling:
         for index, found in _ahead(self._read, indices, workers):
             self.done()
             if isinstance(found, Exception):
-                self.report.failed[self.dataset.names[index]] = reason_of(found)
+                self.report.failed[self.dataset.names[index]] = reason(found)
             else:
                 self._take(index, found)
         for waiting in list(self._waiting):
@@ -295,37 +296,16 @@ class _Filling:
         self.report.computed[modality] += 1
 
 
-def _ahead(
-    work: Callable[[int], Any], indices: Iterable[int], workers: int
-) -> Iterator[tuple[int, Any | LavcapError | OSError | ValueError]]:
+def _ahead(work: Callable[[int], Any], indices: Iterable[int], workers: int) -> Iterator[tuple[int, Any]]:
     """Results of some work on threads, in order, each or the error that it ended with."""
-    waiting: deque[tuple[int, Future[Any]]] = deque()
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+
+    def attempt(index: int) -> tuple[int, Any]:
         try:
-            for index in indices:
-                waiting.append((index, pool.submit(work, index)))
-                if len(waiting) > 2 * _BATCH:
-                    yield _result(*waiting.popleft())
-            while waiting:
-                yield _result(*waiting.popleft())
-        finally:
-            for _, future in waiting:
-                future.cancel()
+            return index, work(index)
+        except (LavcapError, OSError, ValueError) as error:
+            return index, error
 
-
-def _result(index: int, future: Future[Any]) -> tuple[int, Any]:
-    try:
-        return index, future.result()
-    except (LavcapError, OSError, ValueError) as error:
-        return index, error
-
-
-def reason_of(error: Exception) -> str:
-    """One line of what is wrong with a clip."""
-    if isinstance(error, LavcapError):
-        problem = error.problems[0]
-        return f"{problem.code} {problem.message}"
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return each(attempt, indices, workers)
 
 
 # --- datasets --------------------------------------------------------------------------------------------------------
@@ -452,12 +432,14 @@ def _identities(dataset: Dataset, backend: Backend, workers: int) -> tuple[dict[
         backend.barrier()
     clips: dict[int, str] = {}
     failed: dict[str, str] = {}
-    for index, found in _ahead(dataset.identity, range(count), workers):
-        if isinstance(found, Exception):
-            failed[dataset.names[index]] = reason_of(found)
-        elif found is None:
-            return None, {}
-        else:
-            clips[index] = found
+    with _bar(count, backend.index == 0, "content of clips") as bar:
+        for index, found in _ahead(dataset.identity, range(count), workers):
+            bar.update()
+            if isinstance(found, Exception):
+                failed[dataset.names[index]] = reason(found)
+            elif found is None:
+                return None, {}
+            else:
+                clips[index] = found
     contents().flush()
     return clips, failed
