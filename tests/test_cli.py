@@ -86,9 +86,9 @@ def test_plugins_info(toy):
     text = toy.run("plugins", "info", "loudness", check=True).stdout
     assert "audio_encoder 'loudness' of lavcap-toy 1.0" in text
     assert "  width: int, default 2, Ge(ge=1)" in text
-    done = toy.run("plugins", "info", "hpu")
+    done = toy.run("plugins", "info", "mmd")
     assert done.returncode == 2
-    assert "pip install lavcap-hpu" in done.stderr
+    assert "pip install lavcap-dali" in done.stderr
 
 
 def test_init_writes_a_valid_spec_and_never_overwrites(site, tmp_path):

@@ -95,9 +95,9 @@ def test_unmet_requirements_are_told_from_metadata(site):
 
 
 def test_unknown_but_in_the_catalogue(site):
-    error = code_of(lambda: installed().find("backend", "hpu"))
+    error = code_of(lambda: installed().find("aligner", "mmd"))
     assert error.code == "R001"
-    assert error.problems[0].help == "pip install lavcap-hpu"
+    assert error.problems[0].help == "pip install lavcap-dali"
 
 
 def test_misspelt(site):

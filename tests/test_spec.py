@@ -24,7 +24,7 @@ visual_encoder: {use: brightness, width: 0}
 fuser: {use: join}
 fuser: {use: join}
 decoder: {use: numbers, tune: {rank: "8"}}
-backend: {use: hpu}
+backend: {use: abacus}
 """
     found = [(p.line, p.column, p.code, p.key) for p in problems_of(text)]
     assert found == [

@@ -150,6 +150,7 @@ class _Run:
     best: dict[str, Any] = field(default_factory=dict)
     skipped: int = 0
     _in_a_row: int = 0
+    _aligned: bool = False
     _failed: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -236,7 +237,7 @@ class _Run:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._reject(step, loss, norm)
             return {**row, "skipped": True}
-        aligned = float(terms[1]) if self.recipe.aligner is not None else None
+        aligned = float(terms[1]) if self._aligned else None
         self._in_a_row = 0
         self.backend.step(self.optimiser)
         return {**row, "loss": loss, "caption": float(terms[0]), "alignment": aligned, "norm": norm}
@@ -247,12 +248,13 @@ class _Run:
         Cross-entropy is a mean over the caption tokens of all processes' batches of the step, the alignment loss one
         over their clips with both modalities, so that neither depends on how the clips were shared out.
         """
-        tokens, pairs = totals[:2].clamp(min=1).to(batch.weights.device)
+        tokens, pairs = totals.clamp(min=1).float().to(batch.weights.device)  # some devices lack float64
         with self.backend.autocast():
             sums = self.model(batch)
             caption = (sums.caption * batch.weights).sum() / tokens
             alignment = torch.zeros_like(caption)
             if sums.alignment is not None:
+                self._aligned = True
                 alignment = (sums.alignment * batch.weights).sum() / pairs
         self.backend.backward(caption + alignment)
         return torch.stack([caption.detach(), alignment.detach()]).float()

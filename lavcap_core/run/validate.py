@@ -33,7 +33,7 @@ def validate(
         the chosen metrics' scores.
     """
     model.eval()
-    sums = torch.zeros(4, dtype=torch.float64)
+    sums = torch.zeros(5, dtype=torch.float64)
     captions: dict[int, str] = {}
     for clips, batch in _batches(recipe, data, backend, settings):
         backend.seed(settings.seed)
@@ -43,9 +43,9 @@ def validate(
         backend.mark()
         if settings.metrics:
             captions |= dict(zip(clips, _captions(spec, recipe, moved, backend), strict=False))
-    caption, tokens, alignment, pairs = backend.sum(sums).tolist()
+    caption, tokens, alignment, pairs, aligned = backend.sum(sums).tolist()
     terms = {"caption": caption / max(tokens, 1.0)}
-    if recipe.aligner is not None:
+    if aligned:
         terms["alignment"] = alignment / max(pairs, 1.0)
     return {"loss": sum(terms.values()), **terms, **_scores(captions, data, backend, settings.metrics)}
 
@@ -66,11 +66,11 @@ def _batches(recipe: Captioner, data: Dataset, backend: Backend, settings: Train
 
 def _sums(found: Any, batch: Batch) -> Tensor:
     def total(values: Tensor) -> Tensor:
-        return (values.double() * batch.weights).sum().cpu()
+        return (values.cpu().double() * batch.weights.cpu()).sum()  # some devices lack float64
 
-    alignment = torch.tensor(0.0) if found.alignment is None else total(found.alignment)
-    parts = [total(found.caption), total(found.tokens), alignment.double(), total(batch.pairs())]
-    return torch.stack(parts)
+    caption, tokens, pairs = total(found.caption), total(found.tokens), total(batch.pairs())
+    alignment = torch.zeros_like(pairs) if found.alignment is None else total(found.alignment)
+    return torch.stack([caption, tokens, alignment, pairs, torch.full_like(pairs, found.alignment is not None)])
 
 
 def _captions(spec: Spec, recipe: Captioner, batch: Batch, backend: Backend) -> list[str]:

@@ -41,11 +41,12 @@ class Simulated:
     Args:
         captions: captions with the sound classes of their clauses.
         size: clips of an epoch.
+        source: what the captions are called; clips of two sources have different names.
     """
 
-    def __init__(self, captions: Sequence[Matched], size: int) -> None:
+    def __init__(self, captions: Sequence[Matched], size: int, source: str = "simulated") -> None:
         self.matched = captions
-        self.names = [f"simulated-{index}" for index in range(size)]
+        self.names = [f"{source}-{index}" for index in range(size)]
         self.lengths = [_SECONDS] * size
         self._simulator: Simulator | None = None
         self._lock = threading.Lock()
@@ -184,4 +185,4 @@ def build(config: SimulatedConfig, context: Context) -> Simulated:
         WeightsError: W090 to W094 if the sentence model can't be fetched.
     """
     captions = read_captions(config.captions)
-    return Simulated(match(captions, context.locate(config.sentences)), config.size)
+    return Simulated(match(captions, context.locate(config.sentences)), config.size, config.captions)

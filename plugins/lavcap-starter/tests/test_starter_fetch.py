@@ -92,7 +92,8 @@ def test_names_are_made_of_the_language_model(store, converters):
 def test_only_what_is_missing_is_completed(store, converters):
     store.get("smollm2")
     for name in PARTS:
-        store.get(name)
+        if not PARTS[name].training:
+            store.get(name)
     assert converters.calls == ["smollm2", "yamnet", "efficientnet_lite0", "names"]
 
 
