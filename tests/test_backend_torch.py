@@ -74,7 +74,7 @@ def test_what_no_clip_reaches_gets_no_gradient_and_what_one_reaches_gets_it_ever
         for step in process["alike"]["steps"]:
             assert "never.weight" not in step["gradients"]
             assert step["gradients"]["rare.weight"].abs().sum() > 0
-        assert "never.weight" not in process["alike"]["state"]["moments"]
+        assert "never.weight" not in process["alike"]["state"]["state"]
         assert "frozen.weight" not in process["alike"]["trained"]
 
 
@@ -168,9 +168,9 @@ def test_a_model_in_shards_learns_as_a_whole_one_does(found, index):
 def test_checkpoints_of_shards_are_whole_on_process_0(found):
     one, first, second = (process["spread"] for process in found)
     assert_equal(first["trained"], one["trained"], atol=1e-4)
-    assert first["kept"]["state"]["moments"].keys() == one["kept"]["state"]["moments"].keys()
-    for name, moments in one["kept"]["state"]["moments"].items():
-        assert_equal(first["kept"]["state"]["moments"][name], moments, atol=1e-4)
+    assert first["kept"]["state"]["state"].keys() == one["kept"]["state"]["state"].keys()
+    for name, moments in one["kept"]["state"]["state"].items():
+        assert_equal(first["kept"]["state"]["state"][name], moments, atol=1e-4)
     assert not any("decoder" in name for name in second["trained"])
 
 

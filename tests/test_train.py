@@ -1,6 +1,5 @@
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -76,10 +75,10 @@ def interrupt_after(monkeypatch):
 
         monkeypatch.setattr(module.hooks, "manager", made)
 
-    yield arm
+    return arm
 
 
-# --- learning ----------------------------------------------------------------------------------------------------------
+# --- learning ---------------------------------------------------------------------------------------------------------
 
 
 def test_what_is_learnt_is_said_by_the_command(tmp_path, capsys):
@@ -131,7 +130,7 @@ def test_weights_that_a_spec_names_are_what_training_begins_with(tmp_path):
         assert torch.allclose(value, trained(tmp_path / "first")[name], atol=1e-9), name
 
 
-# --- going on ----------------------------------------------------------------------------------------------------------
+# --- going on ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("step", [0, 3, 4, 10, 19])
@@ -203,7 +202,7 @@ def test_what_no_number_depends_on_may_change(tmp_path):
     run(tmp_path, "train.epochs=1", "train.workers=0", "train.log_every=1", resume=True)
 
 
-# --- checkpoints -------------------------------------------------------------------------------------------------------
+# --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path, monkeypatch):
@@ -288,13 +287,13 @@ def test_without_a_whole_checkpoint_nothing_is_begun_anew(tmp_path):
         run(tmp_path, "train.epochs=1", resume=True)
 
 
-# --- what goes wrong ---------------------------------------------------------------------------------------------------
+# --- what goes wrong --------------------------------------------------------------------------------------------------
 
 SILLY = "train.data={use: tones, count: 16, silly: [5]}"
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tmp_path):
-    with pytest.raises(RunError, match="C020 step .: the loss is nan"):
+    with pytest.raises(RunError, match=r"C020 step .: the loss is nan"):
         run(tmp_path, SILLY, "train.save_every=1")
     assert all(torch.isfinite(value).all() for value in trained(tmp_path).values())
 
@@ -353,11 +352,11 @@ def test_a_tracker_that_is_not_there_is_said_before_anything_is_done(tmp_path, m
     monkeypatch.setitem(sys.modules, "wandb", None)
     from lavcap_core.errors import BuildError
 
-    with pytest.raises(BuildError, match="B067 .*wandb"):
+    with pytest.raises(BuildError, match=r"B067 .*wandb"):
         run(tmp_path, "train.trackers=[wandb]")
 
 
-# --- rates -------------------------------------------------------------------------------------------------------------
+# --- rates ------------------------------------------------------------------------------------------------------------
 
 
 def rates(steps, **changes):

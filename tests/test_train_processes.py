@@ -47,6 +47,8 @@ def command(folder, out, *changes):
         "backend.device=cpu",
         "backend.dtype=float32",
         "train.save_every=25",
+        "generate.max_new_tokens=40",
+        "generate.beams=1",
         *changes,
     ]
     words = [word for change in everything for word in ("--set", change)]
@@ -61,8 +63,8 @@ def runs(folder, tmp_path_factory):
     assert main(command(folder, "one", "train.batch=4")) == 0
     shutil.copytree(folder / "one", folder / "moved")
     shutil.rmtree(checkpoints(folder / "moved")[-1])
-    judged = [f"train.validation={folder / 'held-out.jsonl'}", "train.metrics=[exact]", "train.validate_every=10"]
-    shards = ["train.batch=2", "backend.shard=true", *judged]
+    judged = [f"train.validation={folder / 'held-out.jsonl'}", "train.metrics=[exact]", "train.validate_every=5"]
+    shards = ["train.batch=2", "backend.shard=true", "decoder.gradient_checkpointing=true", *judged]
     commands = [
         command(folder, "two", "train.batch=2"),
         command(folder, "shards", *shards),

@@ -12,11 +12,11 @@ from torch import Tensor
 from benchmarks.learning.fetch import TEMPLATES, starter
 from lavcap_core import media
 from lavcap_core.data import AUDIO, VISUAL, Padded, Ready, Tokens, collate, collate_ready
-from lavcap_core.interfaces import Generate
+from lavcap_core.interfaces import Aligner, Generate
 from lavcap_core.manifest import Item
 from lavcap_core.recipes.captioner import Captioner
 
-__all__ = ["Encoded", "Test", "chance", "encode", "measure", "names_source", "ranks", "retrieval", "swapped"]
+__all__ = ["Encoded", "Test", "chance", "encode", "find", "measure", "names_source", "ranks", "retrieval", "swapped"]
 
 SHIFT = 11
 """Places by which inputs are moved on where each clip is to be captioned from another one's: past the farm animals."""
@@ -66,7 +66,7 @@ def measure(recipe: Captioner, test: Test) -> dict[str, Any]:
     Returns:
         ``loss``: mean cross-entropy per token, over all captions of all clips; ``swapped``: the same where each clip is
         captioned from another one's sound and picture; ``names``: share of greedy captions that name the source;
-        ``mrr``, ``recall1``, ``recall5`` of finding a sound's picture among all; ``captions``.
+        ``mrr``, ``recall1``, ``recall5`` of finding a sound's picture among all; ``captions`` and ``ranks`` by clip.
     """
     recipe.eval()
     captions = _generate(recipe, test.clips)
@@ -77,9 +77,17 @@ def measure(recipe: Captioner, test: Test) -> dict[str, Any]:
         "captions": {clip.item.name: text for clip, text in captions},
     }
     if recipe.aligner is not None and not hasattr(recipe.fuser, "audio"):  # the fusers of one modality have it
-        sounds = [*test.clips, *test.queries]
-        row |= retrieval(ranks(similarities(recipe, sounds, test.clips), _right(sounds, test.clips)))
+        row |= find(recipe.aligner, test)
     return row
+
+
+@torch.inference_mode()
+def find(aligner: Aligner, test: Test) -> dict[str, Any]:
+    """Retrieval of the pictures of all sounds by what an aligner says of them."""
+    sounds = [*test.clips, *test.queries]
+    found = ranks(similarities(aligner, sounds, test.clips), _right(sounds, test.clips))
+    names = (sound.item.name for sound in sounds)
+    return {**retrieval(found), "ranks": dict(zip(names, found, strict=True))}
 
 
 def _tokens(clips: Sequence[Encoded]) -> tuple[Tokens | None, Tokens | None]:
@@ -119,19 +127,18 @@ def names_source(item: Item, caption: str) -> bool:
 # --- finding a sound's picture ----------------------------------------------------------------------------------------
 
 
-def similarities(recipe: Captioner, sounds: Sequence[Encoded], pictures: Sequence[Encoded]) -> Tensor:
+def similarities(aligner: Aligner, sounds: Sequence[Encoded], pictures: Sequence[Encoded]) -> Tensor:
     """[S, P]: what the aligner says of each sound with each picture.
 
     The similarities S of the pair's tokens (cosines, as projected), weighted by the transport plan Q: sum_ij Q_ij S_ij,
     which is what transport costs, with its sign turned (LAVCap eq. 2).
     """
     rows = []
-    assert recipe.aligner is not None
     for sound in sounds:
         audio, visual = _tokens([Encoded(picture.item, sound.audio, picture.visual) for picture in pictures])
         assert audio is not None
         assert visual is not None
-        found = recipe.aligner(audio, visual).alignment
+        found = aligner(audio, visual).alignment
         assert found.plan is not None
         rows.append((found.plan * found.similarity).sum(dim=(1, 2)))
     return torch.stack(rows)

@@ -234,16 +234,16 @@ class TorchBackend:
             found = self._whole(optimiser.state.get(parameter, {}))
             if found:
                 moments[name] = found
-        return {"moments": moments, "scaler": self._scaler.state_dict()}
+        return {"state": moments, "scaler": self._scaler.state_dict()}
 
     def load_optimiser(self, model: nn.Module, optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
         """Puts it back."""
         names = {parameter: name for name, parameter in model.named_parameters()}
         order = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         moments = {
-            index: {key: fsdp.spread_like(t, parameter) for key, t in state["moments"][names[parameter]].items()}
+            index: {key: fsdp.spread_like(t, parameter) for key, t in state["state"][names[parameter]].items()}
             for index, parameter in enumerate(order)
-            if names[parameter] in state["moments"]
+            if names[parameter] in state["state"]
         }
         optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
         if state["scaler"]:

@@ -1,4 +1,4 @@
-"""Checks of backends: ``make`` builds one for a device that is there; a step is compared with torch's own on the CPU."""
+"""Checks of backends: ``make`` builds one for a device that is there; a step is compared with torch's on the CPU."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def check_place_and_wrap(make: Make) -> None:
     backend = _backend(make)
     for move in (backend.place, backend.wrap):
         model = _model()
-        model.trained.bias, model.shared = model.unused.bias, model.unused.bias  # type: ignore[assignment]
+        model.trained.bias, model.shared = model.unused.bias, model.unused.bias
         model.trained.bias = nn.Parameter(torch.zeros(3))
         before = _values(model)
         moved = move(model)

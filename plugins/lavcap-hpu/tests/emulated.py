@@ -1,8 +1,8 @@
 """A device `hpu` that computes on the CPU: torch's own dispatch, with tensors that only say where they are.
 
-A tensor of it is a wrapper around one of the CPU. Each operation goes through torch's dispatcher as on a real device, is
-refused where a real one would refuse it (tensors of two devices; float64, which a Gaudi doesn't have), and is computed
-on what is wrapped. So what was left on the CPU is found without the device.
+A tensor of it is a wrapper around one of the CPU. Each operation goes through torch's dispatcher as on a real device,
+is refused where a real one would refuse it (tensors of two devices; float64, which a Gaudi doesn't have), and is
+computed on what is wrapped. So what was left on the CPU is found without the device.
 
 Inside torch the tensors are of the device that torch gives to Python (`privateuseone`): C++ can't be taught another one
 from here. What Python sees, `device` and `torch.device("hpu")`, is hpu.
@@ -162,6 +162,12 @@ def create(op: Any, *args: Any, **kwargs: Any) -> Any:
     return compute(op, args, kwargs)
 
 
+def copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+    """How torch itself brings numbers to and from a device, where Python has no part in it (`torch.tensor`)."""
+    inside(target).copy_(inside(source))
+    return target
+
+
 def lowered(op: Any) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         dtype = torch.get_autocast_dtype("hpu")
@@ -202,6 +208,14 @@ class Unavailable(ModuleType):
     def is_available() -> bool:
         return False
 
+    @staticmethod
+    def _is_in_bad_fork() -> bool:
+        return False
+
+    @staticmethod
+    def manual_seed_all(seed: int) -> None:
+        """Draws are the CPU's."""
+
 
 def install() -> None:
     """Makes the device known to torch; can't be undone, so it is for a process of its own."""
@@ -214,6 +228,7 @@ def install() -> None:
     library.fallback(create, "PrivateUse1")
     library.fallback(fallthrough_kernel, "AutocastHPU")
     aten = Library("aten", "IMPL")
+    aten.impl("_copy_from", copy_from, "PrivateUse1")
     for name in _LOWERED:
         aten.impl(name, lowered(getattr(torch.ops.aten, name).default), "AutocastHPU")
     _KEPT.extend([guard, hooks, library, aten, sys.modules[__name__]])
