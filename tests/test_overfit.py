@@ -1,7 +1,7 @@
 """The full LAVCap pipeline learns a handful of clips by heart, at tiny size and with random weights.
 
-`LAVCAP_TEST_CLIPS=MANIFEST` takes the first sixteen clips of a manifest whose captions differ, instead of made ones: that
-takes some minutes.
+`LAVCAP_TEST_CLIPS=MANIFEST` takes the first sixteen clips of a manifest whose captions differ, instead of made ones.
+That takes some minutes.
 """
 
 import json
