@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lavcap_core.data import Aligned, Alignment, Padded, Sample, Tokens
 from lavcap_core.media import Clip
+from lavcap_core.scores import Metric
 
 __all__ = [
     "Aligner",
@@ -268,11 +269,3 @@ class Backend(Protocol):
 
     def load_optimiser(self, model: Any, optimiser: Any, state: Mapping[str, Any]) -> None:
         """Puts `optimiser_state` back, on every process."""
-
-
-@runtime_checkable
-class Metric(Protocol):
-    """A score of captions."""
-
-    def __call__(self, candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Mapping[str, Any]:
-        """Corpus score and per-clip scores."""

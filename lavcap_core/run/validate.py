@@ -93,9 +93,5 @@ def _scores(captions: Mapping[int, str], data: Dataset, backend: Backend, metric
     scores: dict[str, float] = {}
     for name in metrics:
         metric = build_use(check_component("metric", name, {}))
-        scores |= {key: float(value) for key, value in metric(candidates, references).items() if _is_number(value)}
+        scores |= metric(candidates, references).corpus
     return scores
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from lavcap_core.data import AUDIO, VISUAL, Sample, Tokens
 from lavcap_core.errors import MediaError
+from lavcap_core.scores import Score
 
 STEP = 8000
 
@@ -151,7 +152,8 @@ class Tones:
 
 class Exact:
     def __call__(self, candidates, references):
-        return {"exact": sum(c in r for c, r in zip(candidates, references, strict=True)) / len(candidates)}
+        hits = [float(c in r) for c, r in zip(candidates, references, strict=True)]
+        return Score({"exact": sum(hits) / len(hits)}, {"exact": hits})
 
 
 def loudness(config, context):
