@@ -1,0 +1,1 @@
+"""Captions against references: reading, scoring, comparing, reporting. Light: needs no torch."""
