@@ -142,7 +142,7 @@ class Bench:
     def fetch(self, features: Features) -> None:
         """Cache to tokens, from the hashes of the clips on."""
         cached, report = prepare_reported(self.dataset, features)
-        assert not report.computed
+        assert not report.computed, "features under another key: was a plugin's source edited meanwhile?"
         self.batches(self.read(cached))
 
 
