@@ -17,7 +17,18 @@ from typing import Any
 from lavcap_core.errors import Problem, RunError
 from lavcap_core.files import replace_text
 
-__all__ = ["MEDIA", "PICTURES", "Item", "find_items", "list_hash", "natural", "read_manifest", "write_manifest"]
+__all__ = [
+    "CLIP_COLUMNS",
+    "MEDIA",
+    "PICTURES",
+    "Item",
+    "find_items",
+    "list_hash",
+    "natural",
+    "read_manifest",
+    "table_rows",
+    "write_manifest",
+]
 
 SOUNDS = frozenset([".aac", ".aif", ".aiff", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma"])
 VIDEOS = frozenset(
@@ -27,7 +38,7 @@ PICTURES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"])
 MEDIA = SOUNDS | VIDEOS
 """Suffixes that a folder is searched for; a file that is named itself is read whatever its suffix."""
 
-_CLIP_COLUMNS = ("clip", "path", "file", "filename", "audio", "video")
+CLIP_COLUMNS = ("clip", "path", "file", "filename", "audio", "video")
 _STAND_INS = ("frames", "audio_features", "visual_features")
 
 
@@ -114,7 +125,7 @@ def read_manifest(path: Path) -> list[Item]:
         RunError: C002, all rows that are wrong at once.
     """
     try:
-        rows = list(_rows(path))
+        rows = list(table_rows(path))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RunError("C002", f"the manifest can't be read: {error}", file=str(path)) from None
     items: dict[str, Item] = {}
@@ -136,7 +147,8 @@ _HELP = (
 )
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+def table_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Rows of a csv or jsonl file with the number of their line; a text in the place of a row says what is wrong."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix.lower() == ".csv":
             reader = csv.DictReader(file)
@@ -154,7 +166,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
 def _item(row: Any, folder: Path) -> Item:
     if not isinstance(row, dict):
         raise ValueError(row if isinstance(row, str) else f"not an object: {row!r}")
-    clip = next((row[name] for name in _CLIP_COLUMNS if row.get(name)), None)
+    clip = next((row[name] for name in CLIP_COLUMNS if row.get(name)), None)
     stands = clip or next((row[name] for name in _STAND_INS if row.get(name)), None)
     if not isinstance(stands, str) or not isinstance(clip, str | None):
         raise ValueError("names no clip")

@@ -6,7 +6,7 @@ Formats: Kim et al. 2019, github.com/cdjkim/audiocaps; Drossos et al. 2020, zeno
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from lavcap_core.media import probe
 from lavcap_core.run.data_files import Located, Prepared, frame_places, prepared, table, walk
 from lavcap_core.run.threads import each
 
-__all__ = ["audiocaps", "clotho"]
+__all__ = ["Named", "Official", "audiocaps", "clotho", "clotho_captions", "official"]
 
 CLIP = 10.0
 """Seconds of a clip of AudioCaps."""
@@ -28,8 +28,8 @@ Show = Callable[[Iterable[Located], int], Iterable[Located]]
 
 
 @dataclass(frozen=True)
-class _Official:
-    """A clip of AudioCaps' list."""
+class Official:
+    """A clip of AudioCaps' list: the video, the second at which it starts, and what was said of it."""
 
     video: str
     start: str
@@ -37,6 +37,7 @@ class _Official:
 
     @property
     def name(self) -> str:
+        """What manifests call it."""
         return f"{self.video}_{self.start}"
 
 
@@ -70,11 +71,11 @@ def audiocaps(
     Raises:
         DataError: D010 if the csv is another, D011 if no clip of it is there.
     """
-    wanted = _official(listed)
+    wanted = official(listed)
     videos = {clip.video for clip in wanted}
-    files = _Named(walk(media, MEDIA), videos)
-    pictures = _Named(frame_places(frames), videos) if frames else None
-    vectors = _Named(walk(visual_features, {".npy"}), videos) if visual_features else None
+    files = Named(walk(media, MEDIA), videos)
+    pictures = Named(frame_places(frames), videos) if frames else None
+    vectors = Named(walk(visual_features, {".npy"}), videos) if visual_features else None
     found = []
     for clip in wanted:
         item = Item(
@@ -90,17 +91,22 @@ def audiocaps(
     return prepared(list(show(each(_locate, found, workers), len(found))), media)
 
 
-def _official(listed: Path) -> list[_Official]:
+def official(listed: Path) -> list[Official]:
+    """Clips of the official csv, each with all of its captions.
+
+    Raises:
+        DataError: D010 if the csv is another.
+    """
     captions: dict[tuple[str, str], list[str]] = {}
     for line, row in table(listed, ("youtube_id", "start_time", "caption")):
         start = row["start_time"].strip()
         if not re.fullmatch(r"\d+(\.\d+)?", start):
             raise DataError("D010", f"line {line}: start_time is no number of seconds: '{start}'", file=str(listed))
         captions.setdefault((row["youtube_id"].strip(), start), []).append(row["caption"].strip())
-    return [_Official(video, start, tuple(texts)) for (video, start), texts in captions.items()]
+    return [Official(video, start, tuple(texts)) for (video, start), texts in captions.items()]
 
 
-class _Named:
+class Named:
     """Files or folders by the video and the start that their names tell.
 
     Args:
@@ -117,13 +123,13 @@ class _Named:
                     start = None if rest[1] is None else float(rest[1])
                     self._found.setdefault(name[:11], []).append((place, start))
 
-    def find(self, clip: _Official) -> list[tuple[str, bool]]:
+    def find(self, clip: Official) -> list[tuple[str, bool]]:
         """Places of a clip, the best first, and whether the name of each tells the start."""
         starts = (None, float(clip.start), float(clip.start) * 1000)
         fitting = [(place, at is not None) for place, at in self._found.get(clip.video, ()) if at in starts]
         return sorted(fitting, key=lambda found: (not found[1], Path(found[0]).suffix.lower() not in VIDEOS, found[0]))
 
-    def best(self, clip: _Official) -> str | None:
+    def best(self, clip: Official) -> str | None:
         """The best place of a clip, or None."""
         return next((place for place, _ in self.find(clip)), None)
 
@@ -157,9 +163,17 @@ def clotho(listed: Path, media: Path, *, split: str | None = None) -> Prepared:
         DataError: D010 if the csv is another, D011 if no clip of it is there.
     """
     files = {Path(place).name: place for _, place in walk(media, MEDIA)}
-    located = []
+    listed_clips = clotho_captions(listed)
+    located = [Located(Item(files.get(name), name, captions=texts, split=split)) for name, texts in listed_clips]
+    return prepared(located, media)
+
+
+def clotho_captions(listed: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Files of Clotho's csv with their captions.
+
+    Raises:
+        DataError: D010 if the csv is another.
+    """
     for _, row in table(listed, ("file_name", "caption_1")):
         numbered = sorted(column for column in row if re.fullmatch(r"caption_\d", column or ""))
-        captions = tuple(text for column in numbered if (text := (row[column] or "").strip()))
-        located.append(Located(Item(files.get(row["file_name"]), row["file_name"], captions=captions, split=split)))
-    return prepared(located, media)
+        yield row["file_name"], tuple(text for column in numbered if (text := (row[column] or "").strip()))
