@@ -15,7 +15,7 @@ from lavcap_core.errors import BuildError
 from lavcap_core.registry import Registry, installed
 from lavcap_core.spec import Spec, check_component
 
-__all__ = ["Builder", "build", "build_recipe", "build_use", "find", "locate", "recipe_builder"]
+__all__ = ["Builder", "build", "build_recipe", "build_use", "find", "load", "locate", "recipe_builder"]
 
 
 def locate(model: str, registry: Registry | None = None) -> str:
@@ -133,17 +133,26 @@ def build_use(
 
 
 def _call(use: Use, builder: Builder) -> Any:
-    _require_requirements(use, builder.registry or installed())
     named = (use.component.skeleton if builder.skeleton else None) or use.component.factory
+    factory = load(use, named, builder.registry)
+    with _device(builder.skeleton):
+        return factory(use.config, builder)
+
+
+def load(use: Use, named: str, registry: Registry | None = None) -> Any:
+    """Imports a function that a component names as ``module:function``, if all that the component needs is there.
+
+    Raises:
+        BuildError: B001 if something is not installed.
+    """
+    _require_requirements(use, registry or installed())
     module, _, function = named.partition(":")
     try:
-        factory = getattr(importlib.import_module(module), function)
+        return getattr(importlib.import_module(module), function)
     except ImportError as error:
         package = (error.name or module).partition(".")[0]
         help = f"pip install '{use.distribution}' with its requirements, or: pip install {package}"
         raise BuildError("B001", f"{use.kind} '{use.name}' can't be built: {error}", help=help) from error
-    with _device(builder.skeleton):
-        return factory(use.config, builder)
 
 
 def _device(skeleton: bool) -> AbstractContextManager[Any]:

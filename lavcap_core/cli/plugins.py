@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 
 from lavcap_core import catalog
+from lavcap_core.component import Use
 from lavcap_core.errors import PluginError
 from lavcap_core.registry import EXTRA_GROUPS, Entry, installed, suggest
 
@@ -26,6 +27,8 @@ def command(parser: argparse.ArgumentParser) -> None:
     info.add_argument("name", help="NAME, KIND/NAME or DISTRIBUTION/NAME")
     info.set_defaults(run=show_info)
     doctor = actions.add_parser("doctor", help="import each plugin apart, and say why one is broken")
+    doctor.add_argument("name", nargs="?", help="only a DISTRIBUTION, or as for info (default: all)")
+    doctor.add_argument("--hardware", action="store_true", help="also try out the device that a component is for")
     doctor.set_defaults(run=examine)
 
 
@@ -114,14 +117,37 @@ def _type(annotation: object) -> str:
 
 
 def examine(args: argparse.Namespace) -> int:
-    """Describes every component; exit code 1 if one is broken."""
-    broken = dict(installed().broken())
-    for entry in installed().entries():
+    """Describes components, and with ``--hardware`` tries out their devices; exit code 1 if one is broken."""
+    named = [e for e in installed().entries() if args.name in (None, e.distribution, *_names(e))]
+    if not named:
+        raise _unknown(args.name)
+    broken = {entry: error for entry, error in installed().broken() if entry in named}
+    for entry in named:
         missing = entry.unmet()
         if entry in broken:
             print(broken[entry])
         elif missing:
             print(f"{entry.kind} '{entry.name}' of {entry.distribution}: needs {', '.join(missing)}")
-    count = len(installed().entries())
-    print(f"{count} entry points, {len(broken)} broken")
+    print(f"{len(named)} entry points, {len(broken)} broken")
+    if args.hardware:
+        _try_hardware([e for e in named if e not in broken and e.kind not in EXTRA_GROUPS], args.name)
     return 1 if broken else 0
+
+
+def _try_hardware(entries: Sequence[Entry], name: str | None) -> None:
+    """Prints reports on devices.
+
+    Raises:
+        LavcapError: of the report; B001 if something that a component needs is not installed.
+    """
+    from lavcap_core.builder import load
+
+    found = [(entry, installed().describe(entry)) for entry in entries]
+    # Asked about no one, it tries out what can be.
+    able = [(e, c) for e, c in found if c.doctor is not None and (name is not None or not e.unmet())]
+    if not able:
+        print("nothing here has a report on hardware")
+    for entry, component in able:
+        report = load(Use(entry.kind, entry.name, entry.distribution, None, component), str(component.doctor))
+        for line in report():
+            print(line, flush=True)

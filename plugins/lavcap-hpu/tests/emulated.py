@@ -37,15 +37,16 @@ class HpuTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> HpuTensor:
-        made = torch.Tensor._make_wrapper_subclass(
-            cls,
-            inner.shape,
-            strides=inner.stride(),
-            storage_offset=inner.storage_offset(),
-            dtype=inner.dtype,
-            device=_INSIDE,
-            _extra_dispatch_keys=_AUTOCAST,
-        )
+        with torch.inference_mode(inner.is_inference()):  # a parameter's view is none, even in that mode
+            made = torch.Tensor._make_wrapper_subclass(
+                cls,
+                inner.shape,
+                strides=inner.stride(),
+                storage_offset=inner.storage_offset(),
+                dtype=inner.dtype,
+                device=_INSIDE,
+                _extra_dispatch_keys=_AUTOCAST,
+            )
         made.inner = inner
         return made
 
