@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from lavcap_core.backends.plugin import TorchConfig, torch
 from lavcap_core.component import Component, Config, LocalPath, Port, RecipeSlot, Slot, Use
 
 __all__ = [
@@ -131,18 +132,6 @@ class VisualFeaturesConfig(Config):
     )
 
 
-class TorchConfig(Config):
-    """Settings of the torch backend."""
-
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...", min_length=1)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Precision of autocast; auto: bfloat16 where the device is fast at it, else float32."
-    )
-    shard: bool = Field(
-        False, description="Training on several devices: spread the weights over them (FSDP) instead of copying them."
-    )
-
-
 captioner = Component(
     kind="recipe",
     name="captioner",
@@ -160,14 +149,6 @@ captioner = Component(
         ),
     },
     sections={"windows": Windows, "generate": GenerateConfig, "train": TrainConfig},
-)
-
-torch = Component(
-    kind="backend",
-    name="torch",
-    config=TorchConfig,
-    factory="lavcap_core.backends.torch:build",
-    summary="cpu, cuda and mps through accelerate",
 )
 
 manifest = Component(

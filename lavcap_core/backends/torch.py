@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from lavcap_core.backends import fsdp
-from lavcap_core.builtin import TorchConfig
+from lavcap_core.backends.plugin import TorchConfig
 from lavcap_core.component import Context
 from lavcap_core.errors import BuildError, RunError
 from lavcap_core.tuning import load_trained, trained_state, trained_tensors

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lavcap_core.run.caption import Row, Rows
     from lavcap_core.spec import Spec
 
-__all__ = ["command"]
+__all__ = ["add_work_arguments", "caption_clips", "command", "work_spec"]
 
 _EPILOG = """
 Without --spec or --preset, the preset `starter` is used. With --out, rows are appended as they come: the same command
@@ -32,17 +32,22 @@ def command(parser: argparse.ArgumentParser) -> None:
     add_spec_arguments(parser, positional=False)
     parser.add_argument("--image", metavar="FILE", help="a picture for a sound file (one clip only)")
     parser.add_argument("--out", metavar="FILE", type=Path, help="write JSON lines here, and resume from here")
+    add_work_arguments(parser)
+    parser.add_argument("--seed", type=int, help="of drawing, where the spec generates by drawing")
+    parser.set_defaults(run=run)
+
+
+def add_work_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what says how captioning goes on, but for --out and --seed."""
     parser.add_argument("--overwrite", action="store_true", help="start --out anew")
     parser.add_argument("--retry", action="store_true", help="try clips again that --out has as errors")
-    parser.add_argument("--device", help="such as cpu, cuda, cuda:1, mps (default: the spec's)")
+    parser.add_argument("--device", help="as in backend.device (default: the spec's)")
     parser.add_argument("--dtype", help="precision: float32, bfloat16, float16 (default: the spec's)")
     parser.add_argument("--batch", type=_positive, default=4, metavar="N", help="clips at once (default: 4)")
     parser.add_argument(
         "--workers", type=_positive, default=2, metavar="N", help="threads that read files (default: 2)"
     )
-    parser.add_argument("--seed", type=int, help="of drawing, where the spec generates by drawing")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.set_defaults(run=run)
 
 
 def _positive(text: str) -> int:
@@ -54,9 +59,17 @@ def _positive(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Captions; exit code 0 if every clip has a caption, else 1."""
+    return 1 if caption_clips(args, work_spec(args), _items(args)) else 0
+
+
+def work_spec(args: argparse.Namespace) -> Spec:
+    """The spec that the arguments name, with --device and --dtype."""
     args.overrides += [f"backend.{key}={value}" for key in ("device", "dtype") if (value := getattr(args, key))]
-    spec = read_spec(args)
-    items = _items(args)
+    return read_spec(args)
+
+
+def caption_clips(args: argparse.Namespace, spec: Spec, items: Sequence[Item]) -> int:
+    """Captions to --out, or prints; gives the number of clips without a caption."""
     rows = _open_rows(args, spec)
     failed = rows.failed if rows else 0
     todo = [item for item in items if not rows or item.name not in rows.done]
@@ -69,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
             rows.close()
     if rows:
         print(f"{args.out}: {len(items) - failed} captions, {failed} errors", file=sys.stderr)
-    return 1 if failed else 0
+    return failed
 
 
 def _items(args: argparse.Namespace) -> list[Item]:

@@ -14,6 +14,7 @@ both equal the gradient of the unrolled iterations.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -88,7 +89,7 @@ def plan_gradient(plan: Tensor, grad: Tensor, epsilon: float) -> Gradients:
 
 def _solve_multipliers(plan: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Multipliers lam [B, N] and mu [B, M], with the smaller side M eliminated to; float64 where the device has it."""
-    dtype = torch.float32 if plan.device.type in ("mps", "hpu") else torch.float64
+    dtype = torch.float64 if _is_exact(plan.device.type) else torch.float32
     plan, grad = plan.to(dtype), grad.to(dtype)
     weighted = plan * grad
     # The plan's own marginals, not the wanted ones: with them (1, -1) is a null vector at any number of iterations.
@@ -99,6 +100,15 @@ def _solve_multipliers(plan: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     schur = torch.diag_embed(columns) - plan.mT @ scaled
     mu = _solve_pinned(schur, columns, c - (scaled.mT @ r[:, :, None])[:, :, 0])
     return inverse * (r - (plan @ mu[:, :, None])[:, :, 0]), mu
+
+
+@cache
+def _is_exact(device: str) -> bool:
+    """Whether a device computes in float64: some refuse it, others take it and compute in float32."""
+    try:
+        return bool(torch.ones((), dtype=torch.float64, device=device) + 2.0**-40 != 1)
+    except (RuntimeError, TypeError):
+        return False
 
 
 def _solve_pinned(schur: Tensor, columns: Tensor, right: Tensor) -> Tensor:
