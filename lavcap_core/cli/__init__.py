@@ -18,6 +18,7 @@ __all__ = ["VERBS", "main"]
 
 VERBS = {
     "caption": "say what is heard and seen in clips",
+    "evaluate": "score captions against references, and compare systems",
     "train": "train a pipeline from a spec, or go on with it",
     "sweep": "train the runs of an ablation, and table what came out",
     "data": "make, check, divide and describe manifests of training data",

@@ -37,7 +37,7 @@ def command(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
-def add_work_arguments(parser: argparse.ArgumentParser) -> None:
+def add_work_arguments(parser: argparse._ActionsContainer) -> None:
     """Adds what says how captioning goes on, but for --out and --seed."""
     parser.add_argument("--overwrite", action="store_true", help="start --out anew")
     parser.add_argument("--retry", action="store_true", help="try clips again that --out has as errors")

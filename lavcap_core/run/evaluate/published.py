@@ -14,8 +14,8 @@ from lavcap_core.run.evaluate.result import Evaluation
 __all__ = ["Published", "known", "of_same_data", "score_name"]
 
 _PRINTED = {"CIDEr": "CIDEr-D"}
-"""Printed name to the name of the score. What audio captioning prints as CIDEr comes from the COCO caption tools, whose
-scorer of that name clips counts and penalises lengths: that is CIDEr-D (Vedantam et al. 2015), and is called so here."""
+"""Printed name to the name of the score. What papers call CIDEr comes from the COCO caption tools: their scorer of that
+name clips counts and penalises lengths, which is CIDEr-D (Vedantam et al. 2015), and is called so here."""
 
 
 @dataclass(frozen=True)

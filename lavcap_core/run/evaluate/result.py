@@ -14,6 +14,9 @@ from lavcap_core.files import replace_text
 __all__ = ["ClipScores", "Evaluation"]
 
 FORMAT = 1
+FACTS = frozenset(
+    ["clips", "references", "list", "texts", "left_out", "empty", "words", "metrics", "gives", "settings", "versions"]
+)
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,10 @@ class Evaluation:
         unavailable: for each metric that could not be computed: why, and what to do.
         clips: in order of their ids.
         facts: ``clips`` (how many), ``references`` (least, most and mean per clip), ``list`` (SHA-256 of the clips'
-            names), ``texts`` (SHA-256 of the references), ``metrics`` (each metric's facts: settings, tokeniser,
-            versions), ``left_out`` (ids by reason, where the user allowed it).
+            names), ``texts`` (SHA-256 of the references), ``left_out`` (ids by reason, where the user allowed it),
+            ``empty`` (clips whose empty caption was scored), ``words`` (least, most and mean of captions and
+            references), ``metrics`` (each metric's facts: tokeniser, versions of programs), ``gives`` (each metric's
+            scores), ``settings`` (each metric's), ``versions`` (of the metrics' distributions), ``bootstrap``.
         statistics: for metrics whose corpus score is no mean: rows of counts, a row per clip; see `Score.statistics`.
     """
 
@@ -74,6 +79,8 @@ class Evaluation:
             row = json.loads(path.read_text(encoding="utf-8"))
             if row.pop("evaluation") != FORMAT:
                 raise ValueError("of another version")
+            if not row["facts"].keys() >= FACTS:
+                raise ValueError(f"without {', '.join(sorted(FACTS - row['facts'].keys()))}")
             clips = tuple(ClipScores(**{**clip, "references": tuple(clip["references"])}) for clip in row.pop("clips"))
             intervals = {name: (low, high) for name, (low, high) in row.pop("intervals").items()}
             return Evaluation(clips=clips, intervals=intervals, **row)
