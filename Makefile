@@ -1,6 +1,7 @@
 # Each target sets itself up: Python 3.11 with pip, and a package index, are all that it needs.
 #   make caption   captions the demo clip with the embedded default
 #   make test      lint, types, layers, and all tests
+#   make browser   Chromium, for the tests of pages, which are skipped without one (Debian and its kin)
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -9,9 +10,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml) constraints.txt
 SOURCES := lavcap_core $(wildcard plugins/lavcap-*/lavcap_*)
+ROOT = $(if $(filter 0,$(shell id -u)),,sudo)
 CLIP ?= plugins/lavcap-starter/lavcap_starter/demo/dog-and-cat.mp4
 
-.PHONY: caption test lint format wheels docs clean
+.PHONY: caption test lint format wheels docs browser clean
 
 caption: $(VENV)/.caption
 	$(BIN)/lavcap caption $(CLIP)
@@ -36,6 +38,9 @@ wheels: $(VENV)/.dev
 # The tables of the reference, out of the registry, the configuration models and the pages; a test holds them to it.
 docs: $(VENV)/.dev
 	$(BIN)/python docs/reference/make.py
+
+browser:
+	@command -v chromium || { $(ROOT) apt-get update -qq && $(ROOT) apt-get install -y --no-install-recommends chromium; }
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
