@@ -2,8 +2,9 @@
 
     python killed.py SPEC FOLDER KILLS [SEED]
 
-Forks, since importing torch for each of many processes would take most of the time. Every other kill waits until a
-checkpoint is being written.
+Forks, since importing torch for each of many processes would take most of the time. Kills come after steps drawn from
+the whole training, or at the start where the last kill came later; every other one waits until a checkpoint is being
+written.
 """
 
 import json
@@ -37,36 +38,45 @@ def saving(folder, since):
         return False
 
 
-def wait_for_save(folder, since, child):
-    while not saving(folder, since):
+def logged(folder):
+    log = folder / "log.jsonl"
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def reached(folder, step):
+    return logged(folder) >= step
+
+
+def wait_for(child, condition, *arguments):
+    while not condition(*arguments):
         if os.waitpid(child, os.WNOHANG)[0]:
             return
+        time.sleep(0.0002)
 
 
 def main():
     spec, folder, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     random.seed(int(sys.argv[4]) if len(sys.argv) > 4 else None)
-    began = time.monotonic()
-    os.waitpid(start(spec, folder / "whole"), 0)
-    whole = time.monotonic() - began
+    whole, killed = folder / "whole", folder / "killed"
+    os.waitpid(start(spec, whole), 0)
     done, inside, steps = 0, 0, []
-    while done < kills:
+    for step in sorted(random.sample(range(logged(whole) - 10), kills)):
         since = time.time()
-        child = start(spec, folder / "killed")
-        time.sleep(random.uniform(0.02, 0.5 * whole))
+        child = start(spec, killed)
+        wait_for(child, reached, killed, step)
+        time.sleep(random.uniform(0, 0.05))
         if done % 2:
-            wait_for_save(folder / "killed", since, child)
+            wait_for(child, saving, killed, since)
         try:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
         except (ProcessLookupError, ChildProcessError):  # it was done before the shot
             break
         done += 1
-        inside += saving(folder / "killed", since)
-        log = folder / "killed" / "log.jsonl"
-        steps.append(len(log.read_text().splitlines()) if log.exists() else 0)
-    _, status = os.waitpid(start(spec, folder / "killed"), 0)
-    print(json.dumps({"kills": done, "inside": inside, "steps": steps, "status": status, "seconds": whole}))
+        inside += saving(killed, since)
+        steps.append(logged(killed))
+    _, status = os.waitpid(start(spec, killed), 0)
+    print(json.dumps({"kills": done, "inside": inside, "steps": steps, "status": status}))
 
 
 if __name__ == "__main__":
