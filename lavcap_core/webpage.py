@@ -12,11 +12,14 @@ import hashlib
 import html
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-__all__ = ["assemble", "embed"]
+__all__ = ["assemble", "embed", "link"]
 
 _NAME = re.compile(r"\{\{(\w+)\}\}")
 
@@ -33,8 +36,13 @@ def assemble(template: str, texts: Mapping[str, str], parts: Mapping[str, str]) 
         f"default-src 'none'; script-src {_hash(template, 'script')}; style-src {_hash(template, 'style')}; "
         "img-src data:; media-src 'self' file: data: blob:; base-uri 'none'; form-action 'none'"
     )
-    filling = {**{name: html.escape(text) for name, text in texts.items()}, **parts, "policy": policy}
+    filling = {**{name: _escaped(text) for name, text in texts.items()}, **parts, "policy": policy}
     return _NAME.sub(lambda found: filling[found[1]], template)  # in one go: what is filled in is not searched
+
+
+def _escaped(text: str) -> str:
+    """Names of files may hold half a surrogate pair, which no file can."""
+    return html.escape(text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def _hash(template: str, tag: str) -> str:
@@ -57,3 +65,11 @@ def _finite(data: Any) -> Any:
     if isinstance(data, Mapping):
         return {str(name): _finite(value) for name, value in data.items()}
     return [_finite(value) for value in data] if isinstance(data, list | tuple) else data
+
+
+def link(file: Path, folder: Path) -> str:
+    """The address of a file for a page in a folder: relative, so that both can be moved together."""
+    try:
+        return quote(Path(os.path.relpath(file, folder)).as_posix(), errors="surrogateescape")
+    except ValueError:  # on another drive
+        return file.absolute().as_uri()

@@ -130,7 +130,7 @@ def test_published_rows_say_that_they_are(tmp_path):
 @pytest.mark.parametrize("text", NASTY)
 def test_no_text_leaves_its_place(tmp_path, text):
     plain, _ = page(tmp_path, evaluation())
-    clips = [ClipScores(text, text, (text,), {text: 0.5})]
+    clips = [ClipScores(text, text, (text,), {text: 50.0})]
     nasty, data = page(tmp_path, evaluation(text, clips, {text: {text: [text]}}, {text: text}))
     assert [row[:2] for row in Elements(nasty).found if row[0] != "meta"] == [
         row[:2] for row in Elements(plain).found if row[0] != "meta"

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from lavcap_core.files import replace_text
 from lavcap_core.manifest import MEDIA, VIDEOS, natural
@@ -16,7 +13,8 @@ from lavcap_core.run.evaluate.compare import unlike
 from lavcap_core.run.evaluate.published import Published
 from lavcap_core.run.evaluate.resample import Compared
 from lavcap_core.run.evaluate.result import ClipScores, Evaluation
-from lavcap_core.webpage import assemble, embed
+from lavcap_core.run.evaluate.table import factor
+from lavcap_core.webpage import assemble, embed, link
 
 __all__ = ["write_page"]
 
@@ -34,9 +32,6 @@ _FACTS = {
 """The facts of an evaluation that all systems share, and what the page calls them; the others are of single metrics."""
 
 _UNSHOWN = ("gives",)
-
-_PLAIN = "diversity"
-"""The metric whose numbers are counts and lengths: they are shown as they are, all others times 100."""
 
 
 def write_page(
@@ -58,46 +53,26 @@ def write_page(
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     title = f"Evaluation of {', '.join(evaluation.system for evaluation in evaluations)}"
     data = embed({"title": title, **_data(evaluations, path.parent, published, compared)})
-    replace_text(
-        path, assemble(template, {"title": _printable(title), "version": version("lavcap-core")}, {"data": data})
-    )
+    replace_text(path, assemble(template, {"title": title, "version": version("lavcap-core")}, {"data": data}))
 
 
-def _printable(text: str) -> str:
-    """Without lone surrogates, which no encoding has; names of files may hold them."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+def _shown(name: str, value: float) -> float:
+    """A score as tables print it; rounded, so that one shown as 115.00 isn't below 115."""
+    return round(value * factor(name), 6)
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """How scores are shown.
-
-    Attributes:
-        columns: names of all scores.
-        plain: the names of those that are not times 100.
-    """
-
-    columns: Sequence[str]
-    plain: frozenset[str]
-
-    def value(self, name: str, value: float) -> float:
-        """A score as tables print it; rounded, so that one shown as 115.00 isn't below 115."""
-        return round(value if name in self.plain else value * 100, 6)
-
-    def digits(self, name: str) -> int | None:
-        """Digits behind the point; None for four in all."""
-        return None if name in self.plain else 2
-
-    def row(self, scores: Mapping[str, float]) -> list[float | None]:
-        """A value for each column."""
-        return [self.value(name, scores[name]) if name in scores else None for name in self.columns]
+def _digits(name: str) -> int | None:
+    """Digits behind the point; None for four in all."""
+    return 2 if factor(name) == 100 else None
 
 
-def _shape(rows: Iterable[Iterable[str]], evaluations: Sequence[Evaluation]) -> _Shape:
-    """Counts and lengths stand last: a published row would else be torn apart."""
-    plain = frozenset(name for each in evaluations for name in each.facts.get("gives", {}).get(_PLAIN, ()))
-    names = dict.fromkeys(name for row in rows for name in row)
-    return _Shape(sorted(names, key=lambda name: name in plain), plain)
+def _row(scores: Mapping[str, float], names: Sequence[str]) -> list[float | None]:
+    return [_shown(name, scores[name]) if name in scores else None for name in names]
+
+
+def _columns(rows: Iterable[Iterable[str]]) -> list[str]:
+    """All names; counts and lengths stand last, as they would tear a published row apart."""
+    return sorted(dict.fromkeys(name for row in rows for name in row), key=lambda name: -factor(name))
 
 
 def _data(
@@ -107,40 +82,38 @@ def _data(
     compared: Sequence[Mapping[str, Compared] | None],
 ) -> dict[str, Any]:
     by_clip = dict.fromkeys(name for each in evaluations for clip in each.clips for name in clip.scores)
-    corpus = [*(each.scores for each in evaluations), *(row.scores for row in published)]
-    shape = _shape([*corpus, by_clip], evaluations)
-    names = [name for name in shape.columns if name in by_clip]
+    columns = _columns([*(each.scores for each in evaluations), *(row.scores for row in published), by_clip])
+    names = [name for name in columns if name in by_clip]
     return {
-        "columns": [{"name": name, "digits": shape.digits(name)} for name in shape.columns],
-        "systems": [_system(each, shape) for each in evaluations],
+        "columns": [{"name": name, "digits": _digits(name)} for name in columns],
+        "systems": [_system(each, columns) for each in evaluations],
         "published": [
-            {"name": row.system, "note": row.note, "scores": [row.scores.get(name) for name in shape.columns]}
+            {"name": row.system, "note": row.note, "scores": [row.scores.get(name) for name in columns]}
             for row in published
         ],
         "differences": [
-            {"name": each.system, "scores": [_difference(found, name, shape) for name in shape.columns]}
+            {"name": each.system, "scores": [_difference(found, name) for name in columns]}
             for each, found in zip(evaluations[1:], compared, strict=False)
             if found is not None
         ],
         "notices": list(_notices(evaluations)),
         "facts": _facts(evaluations),
-        "names": [{"name": name, "column": shape.columns.index(name)} for name in names],
-        "clips": _clips(evaluations, replace(shape, columns=names), folder),
+        "names": [{"name": name, "column": columns.index(name)} for name in names],
+        "clips": _clips(evaluations, names, folder),
     }
 
 
-def _difference(found: Mapping[str, Compared], name: str, shape: _Shape) -> dict[str, float] | None:
+def _system(evaluation: Evaluation, columns: Sequence[str]) -> dict[str, Any]:
+    bounds = evaluation.intervals
+    intervals = [[_shown(name, x) for x in bounds[name]] if name in bounds else None for name in columns]
+    return {"name": evaluation.system, "scores": _row(evaluation.scores, columns), "intervals": intervals}
+
+
+def _difference(found: Mapping[str, Compared], name: str) -> dict[str, float] | None:
     if name not in found:
         return None
     one = found[name]
-    bounds = {key: shape.value(name, getattr(one, key)) for key in ("difference", "low", "high")}
-    return {**bounds, "p": one.p}
-
-
-def _system(evaluation: Evaluation, shape: _Shape) -> dict[str, Any]:
-    bounds = evaluation.intervals
-    intervals = [[shape.value(name, x) for x in bounds[name]] if name in bounds else None for name in shape.columns]
-    return {"name": evaluation.system, "scores": shape.row(evaluation.scores), "intervals": intervals}
+    return {key: _shown(name, getattr(one, key)) for key in ("difference", "low", "high")} | {"p": one.p}
 
 
 def _notices(evaluations: Sequence[Evaluation]) -> Iterable[dict[str, Any]]:
@@ -190,31 +163,26 @@ def _fact(value: Any) -> str:
     return str(value)
 
 
-def _clips(evaluations: Sequence[Evaluation], shape: _Shape, folder: Path) -> list[dict[str, Any]]:
+def _clips(evaluations: Sequence[Evaluation], names: Sequence[str], folder: Path) -> list[dict[str, Any]]:
     """A row per clip of any system."""
     by_id = [{clip.id: clip for clip in evaluation.clips} for evaluation in evaluations]
     ids = sorted({name for clips in by_id for name in clips}, key=natural)
-    return [_clip(name, [clips.get(name) for clips in by_id], shape, folder) for name in ids]
+    return [_clip(name, [clips.get(name) for clips in by_id], names, folder) for name in ids]
 
 
-def _clip(name: str, rows: Sequence[ClipScores | None], shape: _Shape, folder: Path) -> dict[str, Any]:
+def _clip(name: str, rows: Sequence[ClipScores | None], names: Sequence[str], folder: Path) -> dict[str, Any]:
     there = [row for row in rows if row is not None]
     media = next((Path(row.media) for row in there if row.media), None)
     return {
         "id": name,
         "captions": [None if row is None else row.candidate for row in rows],
         "references": list(dict.fromkeys(text for row in there for text in row.references)),
-        "scores": [None if row is None else shape.row(row.scores) for row in rows],
+        "scores": [None if row is None else _row(row.scores, names) for row in rows],
         "media": None if media is None else _link(media, folder),
         "kind": "video" if media is not None and media.suffix.lower() in VIDEOS else "audio",
     }
 
 
 def _link(media: Path, folder: Path) -> str | None:
-    """The file relative to the page, so that both can be moved together; None if there is no such file of media."""
-    if media.suffix.lower() not in MEDIA or not media.is_file():
-        return None
-    try:
-        return quote(Path(os.path.relpath(media, folder)).as_posix(), errors="surrogateescape")
-    except ValueError:  # on another drive
-        return media.absolute().as_uri()
+    """Its place seen from the page; None if there is no such file of media."""
+    return link(media, folder) if media.suffix.lower() in MEDIA and media.is_file() else None
