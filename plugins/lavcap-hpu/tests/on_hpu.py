@@ -6,21 +6,28 @@ test_hpu_device.py runs it in a process of its own, since a device can't be take
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import emulated
 import pytest
+import several
 import torch
 from emulated import HpuTensor
 from torch import nn
 
 emulated.install()
 
+import accelerate  # noqa: E402
 import habana_frameworks  # noqa: E402
 import numpy as np  # noqa: E402
+from habana_frameworks.torch.hpex import optimizers  # noqa: E402
 from habana_frameworks.torch.utils import internal  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
 from transformers import (  # noqa: E402
@@ -39,6 +46,7 @@ from lavcap_core.run.train import train  # noqa: E402
 from lavcap_core.spec import read as read_spec  # noqa: E402
 from lavcap_core.testing.checks import from_component, parametrize_with_checks  # noqa: E402
 from lavcap_core.testing.clips import tone, write_clip  # noqa: E402
+from lavcap_hpu import habana  # noqa: E402
 from lavcap_hpu.backend import HpuBackend  # noqa: E402
 from lavcap_hpu.plugin import HpuConfig, hpu  # noqa: E402
 
@@ -195,6 +203,92 @@ def test_autocast_is_bfloat16_unless_asked_otherwise() -> None:
             assert model(torch.ones(1, 3, device="hpu:0")).dtype == dtype
 
 
+def test_two_processes_compute_as_one(tmp_path: Path) -> None:
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", several.__file__, str(tmp_path)]
+    env = {**os.environ, "FAKE_GAUDIS": "2"}
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=env, timeout=120)
+    assert done.returncode == 0, done.stderr
+    one = several.computed(HpuBackend(HpuConfig(dtype="float32")))
+    for index in range(2):
+        found = json.loads((tmp_path / f"{index}.json").read_text())
+        assert found["collective"] == "hccl"
+        # Before anything touches a device, since it is then settled which one it is.
+        assert found["calls"][0] == "import hccl"
+        assert (found["device"], found["processes"], found["joined"]) == ("hpu:0", 2, [0, 1])
+        assert found["sum"] == 1 + 2 * 2.0**-40
+        np.testing.assert_allclose(found["norms"], one["norms"], rtol=1e-5)
+        np.testing.assert_allclose(found["weights"], one["weights"], rtol=1e-5)
+
+
+def test_hccl_stays_out_where_there_is_one_process(calls: list[str]) -> None:
+    HpuBackend(HpuConfig()).launch()
+    assert "habana_frameworks.torch.distributed.hccl" not in sys.modules
+    assert calls == []
+
+
+# --- what stops it ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _asked_anew() -> Iterator[None]:
+    """Accelerate remembers whether there is a Gaudi."""
+    accelerate.utils.is_hpu_available.cache_clear()
+    yield
+    accelerate.utils.is_hpu_available.cache_clear()
+
+
+@pytest.mark.usefixtures("_asked_anew")
+def test_no_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_GAUDIS", "0")
+    with pytest.raises(BuildError, match="B111 habana_frameworks is installed, but there is no Gaudi"):
+        HpuBackend(HpuConfig())
+
+
+@pytest.mark.parametrize("error", [ImportError, OSError, RuntimeError])
+def test_a_driver_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    def stop(name: str) -> None:
+        raise error("synStatus 26\nand more")
+
+    monkeypatch.setattr(habana.importlib, "import_module", stop)
+    with pytest.raises(BuildError, match=r"B111 habana_frameworks is installed, but can't start: synStatus 26\n"):
+        HpuBackend(HpuConfig())
+
+
+def test_accelerate_that_knows_no_gaudi_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(accelerate.utils, "is_hpu_available")
+    with pytest.raises(BuildError, match=r"B113 backend 'hpu' needs accelerate of 1\.5 or later"):
+        HpuBackend(HpuConfig())
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_says_what_was_found(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plugins", "doctor", "lavcap-hpu", "--hardware"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line in ("name: GAUDI2", "devices: 1", "mode: lazy", "fused AdamW: there", "steps (defaults): fine"):
+        assert line in lines
+    assert "a recorded network: fine" in lines
+    assert not [line for line in lines if "FAILED" in line]
+
+
+def test_the_report_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def backwards(self: Any) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.add_(group["lr"])
+
+    monkeypatch.setattr(optimizers.FusedAdamW, "step", backwards)
+    monkeypatch.delattr(habana_frameworks.torch.hpu, "wrap_in_hpu_graph")
+    assert main(["plugins", "doctor", "hpu", "--hardware"]) == 2
+    told = capsys.readouterr()
+    assert "steps (float32): FAILED: AssertionError" in told.out
+    assert "steps (float32, not fused, not padded): fine" in told.out
+    assert "recorded graphs: not there" in told.out
+    assert "a recorded network" not in told.out
+    assert re.match(r"B114 \d+ checks of backend 'hpu' failed on this machine\n", told.err)
+
+
 # --- the pipeline ----------------------------------------------------------------------------------------------------
 
 
@@ -254,9 +348,10 @@ def test_a_run_goes_on_to_the_same_numbers(place: Path, padded: Path) -> None:
         assert torch.equal(tensor, other.trained[name]), name
 
 
-def test_mixed_precision_is_near(place: Path, on_cpu: Path) -> None:
-    train(spec(place, "{use: hpu}", overrides=["train.steps=1"]), place / "mixed", quiet=True)
+def test_mixed_precision_is_near_and_training_records_no_graphs(place: Path, on_cpu: Path, calls: list[str]) -> None:
+    train(spec(place, "{use: hpu, graphs: true}", overrides=["train.steps=1"]), place / "mixed", quiet=True)
     np.testing.assert_allclose(losses(place / "mixed"), losses(on_cpu)[:3], rtol=0.1)
+    assert "wrap_in_hpu_graph" not in calls
 
 
 @pytest.fixture(scope="module")
@@ -282,11 +377,6 @@ def test_captions_are_those_of_the_cpu(
     assert captioned(pipe, place) == captions
     recorded = 2 if "graphs" in settings else 0  # two networks
     assert (calls.count("record"), calls.count("play")) == (recorded, recorded)
-
-
-def test_training_records_no_graphs(place: Path, on_cpu: Path, calls: list[str]) -> None:
-    train(spec(place, "{use: hpu, graphs: true}", overrides=["train.steps=1"]), place / "graphs", quiet=True)
-    assert "wrap_in_hpu_graph" not in calls
 
 
 def test_seeded_draws_repeat_and_leave_the_state(place: Path) -> None:
