@@ -12,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
+DEMO = ROOT / "plugins" / "lavcap-starter" / "lavcap_starter" / "demo"
+NO_GAUDI = "B001 backend 'hpu' can't be built: it needs habana_frameworks"
 OURS = ("lavcap", "_lavcap", "__editable__", "_editable")
 HEAVY = (
     "torch",
@@ -89,17 +91,23 @@ def test_core_alone_without_torch(wheels, tmp_path):
     assert (done.returncode, "pip install lavcap-starter" in done.stderr) == (2, True)
 
 
-def test_core_and_ot(wheels, tmp_path):
-    place = environment(tmp_path / "v", wheels, ["lavcap-core", "lavcap-ot"], without=HEAVY)
-    listing = run(place, "plugins", "list", check=True).stdout
-    row = next(line.split() for line in listing.splitlines() if line.startswith("transport") and " sinkhorn " in line)
+def test_core_ot_and_gaudi_without_torch(wheels, tmp_path):
+    place = environment(tmp_path / "v", wheels, ["lavcap-core", "lavcap-ot", "lavcap-hpu"], without=HEAVY)
+    listing = run(place, "plugins", "list", check=True).stdout.splitlines()
+    row = next(line.split() for line in listing if line.startswith("transport") and " sinkhorn " in line)
     # What can't be built here is listed, and says why.
     assert row[2:4] == ["lavcap-ot", "0.1.0"]
     assert "torch" in row[5:]
+    row = next(line.split() for line in listing if line.startswith("backend") and " hpu " in line)
+    assert row[2:] == ["lavcap-hpu", "0.1.0", "needs", "habana_frameworks"]
     assert run(place, "plugins", "doctor").returncode == 0
-    (place / "s.yaml").write_text("lavcap: 1\naligner: sinkhorn\nfuser: ot_att\ndecoder: {use: llama, model: m}\n")
+    done = run(place, "plugins", "doctor", "lavcap-hpu", "--hardware")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, NO_GAUDI)
+    text = "lavcap: 1\naligner: sinkhorn\nfuser: ot_att\ndecoder: {use: llama, model: m}\nbackend: {use: hpu}\n"
+    (place / "s.yaml").write_text(text)
     done = run(place, "check", "s.yaml")
     assert (done.returncode, "pip install lavcap-llama" in done.stderr) == (2, True)
+    assert "hpu" not in done.stderr
 
 
 @pytest.mark.parametrize("plugin", PLUGINS)
@@ -117,6 +125,10 @@ def test_all_together_build_and_check_everything(wheels, tmp_path):
     place = environment(tmp_path / "v", wheels, ["lavcap-core", *PLUGINS])
     for preset in ("lavcap", "lavcap-paper", "lavcap-released", "starter"):
         assert "fine" in run(place, "check", preset, check=True).stdout
+    gaudi = ["--set", "backend={use: hpu}"]
+    assert "fine" in run(place, "check", "lavcap", *gaudi, check=True).stdout
+    done = run(place, "caption", "--preset", "lavcap", *gaudi, str(next(DEMO.glob("*.mp4"))))
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, NO_GAUDI)
     code = "import torch, lavcap_core\na = torch.ones(1, 3) / 3\n"
     code += "print(round(float(lavcap_core.build('transport', 'sinkhorn')(torch.eye(3)[None], a, a).plan.sum()), 4))"
     done = subprocess.run([str(place / "bin" / "python"), "-c", code], capture_output=True, text=True, cwd=place)

@@ -28,7 +28,7 @@ class HpuConfig(Config):
     )
     buckets: tuple[int, ...] = Field(
         BUCKETS,
-        description="Lengths to which batches are padded, rising; beyond the last: its multiples. None: no padding.",
+        description="Lengths to which batches are padded, rising; beyond the last: its multiples. Empty: no padding.",
     )
     fused: bool = Field(True, description="Habana's own AdamW and gradient clipping, where they are installed.")
 
