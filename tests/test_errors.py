@@ -7,7 +7,7 @@ from lavcap_core.cli.explain import pages
 from lavcap_core.errors import LavcapError, MediaError, Problem
 
 ROOT = Path(__file__).parent.parent
-CODES = re.compile(r"""["']([YSRPMWBCD]\d{3})["']""")
+CODES = re.compile(r"""["']([YSRPMWBCDE]\d{3})["']""")
 
 
 def sources():

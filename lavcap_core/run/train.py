@@ -29,6 +29,7 @@ from lavcap_core.interfaces import Backend, Dataset
 from lavcap_core.pipeline import load_weights
 from lavcap_core.recipes.captioner import Captioner
 from lavcap_core.run import checkpoint, validate
+from lavcap_core.run.evaluate.score import choose, require
 from lavcap_core.run.loader import Job, Loaded, Loader
 from lavcap_core.run.log import LOG, VALIDATION, Log, rows
 from lavcap_core.run.sampler import Sampler
@@ -113,9 +114,10 @@ def train(spec: Spec, folder: str | Path, *, resume: bool = False, quiet: bool =
         The summary, as in ``summary.json``.
 
     Raises:
-        SpecError: C024 if the spec names no training data.
+        SpecError: C024 if the spec names no training data; C026 if validation doesn't give what `train.best` names.
         RunError: C020 if a loss is not finite; C021 if the folder holds a run and ``resume`` is off; C022 if it holds a
-            run of another spec or other data; C023 if no clip can be read; C025 if nothing is trained.
+            run of another spec or other data; C023 if no clip can be read; C025 if nothing is trained; E014 if a
+            metric of `train.metrics` can't be computed here.
         WeightsError: W032 if no checkpoint is whole.
     """
     run = _Run.of(spec, Path(folder), resume, quiet)
@@ -158,6 +160,8 @@ class _Run:
         settings = cast(TrainConfig, spec.sections["train"])
         backend = cast(Backend, build_use(spec.pipeline.backend))
         backend.launch()
+        if settings.validation is not None and backend.index == 0:
+            _require_metrics(settings)
         begin(folder, spec, resume, backend)
         backend.seed(settings.seed)  # of weights that are drawn, such as the projector's
         recipe = build_recipe(spec)
@@ -282,13 +286,16 @@ class _Run:
 
     def _validate(self) -> None:
         assert self.held_out is not None
-        row = validate.validate(self.spec, self.recipe, self.model, self.held_out, self.backend, self.settings)
+        row = validate.validate(
+            self.spec, self.recipe, self.model, self.held_out, self.backend, self.settings, self.log.say
+        )
         row = {"step": self.step, "epoch": self.step / self.plan.epoch, **row}
         self.log.validation(row)
         value = row.get(self.settings.best)
         if value is None:
-            have = ", ".join(name for name in row if name not in ("step", "epoch"))
-            raise SpecError("C026", f"train.best: validation gives no '{self.settings.best}'", help=f"it gives {have}")
+            if self.settings.best in _TERMS:
+                raise _no_best(self.settings.best, [name for name in row if name not in ("step", "epoch")])
+            return  # its metric failed, which the log says: this checkpoint is not judged
         # Of a term of the loss the lowest is best, of a score the highest.
         sign = -1 if self.settings.best in _TERMS else 1
         if math.isfinite(value) and (not self.best or sign * value > sign * self.best["value"]):
@@ -411,6 +418,22 @@ def dataset(use: Use | None, recipe: Captioner, backend: Backend, spec: Spec) ->
 
     cached: Dataset = prepare(data, recipe, backend, spec, settings.workers)
     return cached
+
+
+def _require_metrics(settings: TrainConfig) -> None:
+    """What `train.metrics` needs is there, and gives what `train.best` names: known before the first step.
+
+    Raises:
+        RunError: E014 if a metric can't be computed here.
+        SpecError: C026 if validation will not give the score of `train.best`.
+    """
+    scores = require(choose(settings.metrics).uses) if settings.metrics else []
+    if settings.best not in (*_TERMS, *scores):
+        raise _no_best(settings.best, [*_TERMS, *scores])
+
+
+def _no_best(name: str, have: Sequence[str]) -> SpecError:
+    return SpecError("C026", f"train.best: validation gives no '{name}'", help=f"it gives {', '.join(have)}")
 
 
 def _check_splits(data: Dataset, held_out: Dataset | None) -> None:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lavcap_core.builder import build_use
 from lavcap_core.builtin import TrainConfig
 from lavcap_core.data import Batch
 from lavcap_core.interfaces import Backend, Dataset, Generate
 from lavcap_core.recipes.captioner import Captioner
+from lavcap_core.run.evaluate.evaluation import reason
+from lavcap_core.run.evaluate.score import choose, score
 from lavcap_core.run.loader import Job, Loader
 from lavcap_core.run.sampler import Sampler
-from lavcap_core.spec import Spec, check_component
+from lavcap_core.spec import Spec
 
 __all__ = ["validate"]
+
+Say = Callable[[str], None]
 
 
 @torch.no_grad()
 def validate(
-    spec: Spec, recipe: Captioner, model: nn.Module, data: Dataset, backend: Backend, settings: TrainConfig
+    spec: Spec,
+    recipe: Captioner,
+    model: nn.Module,
+    data: Dataset,
+    backend: Backend,
+    settings: TrainConfig,
+    say: Say = lambda line: None,
 ) -> dict[str, float]:
     """Loss of held-out clips, and the scores of their captions.
 
@@ -30,7 +39,7 @@ def validate(
 
     Returns:
         ``loss``, ``caption`` (mean cross-entropy per token), ``alignment`` (mean over clips with both modalities), and
-        the chosen metrics' scores.
+        the chosen metrics' scores; a metric that can't be computed is told to ``say``, and left out.
     """
     model.eval()
     sums = torch.zeros(5, dtype=torch.float64)
@@ -47,7 +56,7 @@ def validate(
     terms = {"caption": caption / max(tokens, 1.0)}
     if aligned:
         terms["alignment"] = alignment / max(pairs, 1.0)
-    return {"loss": sum(terms.values()), **terms, **_scores(captions, data, backend, settings.metrics)}
+    return {"loss": sum(terms.values()), **terms, **_scores(captions, data, backend, settings.metrics, say)}
 
 
 def _batches(recipe: Captioner, data: Dataset, backend: Backend, settings: TrainConfig) -> Any:
@@ -82,16 +91,19 @@ def _captions(spec: Spec, recipe: Captioner, batch: Batch, backend: Backend) -> 
     return texts
 
 
-def _scores(captions: Mapping[int, str], data: Dataset, backend: Backend, metrics: Sequence[str]) -> dict[str, float]:
-    """Scores of all processes' captions, the same on each."""
+def _scores(
+    captions: Mapping[int, str], data: Dataset, backend: Backend, metrics: Sequence[str], say: Say
+) -> dict[str, float]:
+    """Scores of all processes' captions, the same on each: process 0 computes them for all."""
     if not metrics:
         return {}
     found = dict(backend.gather(sorted(captions.items())))
-    order = sorted(found)
-    candidates = [found[index] for index in order]
-    references = [list(data.captions(index)) for index in order]
     scores: dict[str, float] = {}
-    for name in metrics:
-        metric = build_use(check_component("metric", name, {}))
-        scores |= metric(candidates, references).corpus
-    return scores
+    if backend.index == 0:
+        order = sorted(found)
+        references = [list(data.captions(index)) for index in order]
+        scored = score(choose(metrics).uses, [found[index] for index in order], references)
+        scores = scored.corpus
+        for error in scored.errors.values():
+            say(f"validation without a score: {reason(error)}")
+    return dict(backend.gather(sorted(scores.items())))

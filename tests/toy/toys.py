@@ -19,6 +19,13 @@ TOY_POINTS = {
     "lavcap.aligner": {"holder": "lavcap_toy.plugin:holder"},
 }
 
+WORDS_POINTS = {
+    "lavcap.metric": {
+        name: f"lavcap_words.plugin:{name}"
+        for name in ("share", "ratio", "twin", "missing", "broken", "short", "model")
+    }
+}
+
 TOY_SPEC = """\
 lavcap: 1
 audio_encoder: {use: loudness}
@@ -68,6 +75,10 @@ class Site:
     def add_toy(self):
         (self.folder / "lavcap_toy").symlink_to(TOY / "lavcap_toy")
         self.add("lavcap-toy", TOY_POINTS)
+
+    def add_words(self):
+        (self.folder / "lavcap_words").symlink_to(TOY / "lavcap_words")
+        self.add("lavcap-words", WORDS_POINTS)
 
     def run(self, *arguments, env=None, **options):
         return self.python("-m", "lavcap_core.cli", *arguments, env=env, **options)

@@ -202,7 +202,7 @@ _SAID = {
     "missing": ("E004", "have no caption", "caption them, or score the others alone"),
     "failed": ("E005", "could not be captioned", "lavcap caption --retry tries again; or score the others alone"),
     "empty": ("E006", "have an empty caption", "to score them as they are"),
-    "duplicate": ("E007", "are there more than once", "to use the first caption of each"),
+    "duplicate": ("E007", "are named more than once", "to use the first caption of each"),
     "extra": ("E008", "are not among the references", "to leave them out"),
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from lavcap_core.run.evaluate.result import Evaluation
 
 __all__ = ["Section", "differences", "factor", "markdown", "scores", "text", "write_csv", "write_json"]
 
-_PERCENT = re.compile(r"BLEU|ROUGE|METEOR|CIDEr|SPICE|SPIDEr|FENSE")
-"""What papers on captioning print times 100."""
+_FIELDS = ("BLEU", "ROUGE", "METEOR", "CIDEr", "SPICE", "SPIDEr", "FENSE")
+"""How the scores begin that papers on captioning print times 100, in their order."""
 
 Differences = Sequence[Mapping[str, Compared] | None]
 
@@ -36,7 +35,7 @@ class Section:
 
 def factor(name: str) -> int:
     """What a score is multiplied by where people read it: 100 as papers do, or 1 for what isn't one of theirs."""
-    return 100 if _PERCENT.match(name) else 1
+    return 100 if name.startswith(_FIELDS) else 1
 
 
 def scores(evaluations: Sequence[Evaluation], published: Sequence[Published] = ()) -> list[Section]:
@@ -45,8 +44,9 @@ def scores(evaluations: Sequence[Evaluation], published: Sequence[Published] = (
     systems = [each.system for each in evaluations]
     rows = [
         [name, *(_value(each, name) for each in evaluations), *(_printed(row, name) for row in published)]
-        for name in [*names, *_only_published(names, published)]
-        if factor(name) == 100
+        for start in _FIELDS
+        for name in dict.fromkeys([*names, *(name for row in published for name in row.scores)])
+        if name.startswith(start)
     ]
     head = ["", *systems, *(f"{row.system} (published)" for row in published)]
     sections = [Section(f"Scores times 100{_BOUNDS}", head, rows)] if rows else []
@@ -56,10 +56,6 @@ def scores(evaluations: Sequence[Evaluation], published: Sequence[Published] = (
 
 
 _BOUNDS = ", with 95 % bootstrap intervals over clips"
-
-
-def _only_published(names: Sequence[str], published: Sequence[Published]) -> list[str]:
-    return list(dict.fromkeys(name for row in published for name in row.scores if name not in names))
 
 
 def _value(evaluation: Evaluation, name: str) -> str:
@@ -86,7 +82,8 @@ def differences(evaluations: Sequence[Evaluation], found: Differences) -> list[S
     columns = [(other, each) for other, each in zip(others, found, strict=True) if each]
     if not columns:
         return []
-    names = [name for name in first.scores if any(name in each for _, each in columns)]
+    order = sorted(first.scores, key=lambda name: [not name.startswith(start) for start in _FIELDS])
+    names = [name for name in order if any(name in each for _, each in columns)]
     title = (
         f"Difference from {first.system}, with 95 % interval (paired bootstrap) and p (approximate randomisation, "
         "two-sided, not corrected for several tests)"

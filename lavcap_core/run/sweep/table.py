@@ -11,6 +11,7 @@ from typing import Any
 
 from lavcap_core.files import replace_text
 from lavcap_core.registry import suggest
+from lavcap_core.run.evaluate.published import score_name
 from lavcap_core.run.sweep.plan import Row, Run, Sweep
 from lavcap_core.run.sweep.work import Place, status
 
@@ -38,7 +39,7 @@ def gather(sweep: Sweep, out: Path) -> Table:
         summary = run.pop("summary")
         run["values"] = {name: value for name in columns if (value := _at(summary, name)) is not None}
     rows = [_row(row, [found[run.name] for run in row.runs], columns) for row in sweep.rows]
-    published = list(dict.fromkeys(name for row in sweep.rows for name in row.published))
+    published = list(dict.fromkeys(name for row in rows if row["published"] for name in row["published"]["values"]))
     return {
         "title": sweep.title,
         "base": sweep.base,
@@ -85,7 +86,9 @@ def _row(row: Row, runs: Sequence[dict[str, Any]], columns: Sequence[str]) -> di
         if numbers:
             sd = statistics.stdev(numbers) if len(numbers) > 1 else None
             values[name] = {"mean": sum(numbers) / len(numbers), "sd": sd, "n": len(numbers)}
-    published = {"values": dict(row.published), "source": row.source} if row.published else None
+    # Under the name that the score has here, so that it is read beside the one that was measured.
+    theirs = {score_name(name): value for name, value in row.published.items()}
+    published = {"values": theirs, "source": row.source} if theirs else None
     facts = {"name": row.name, "title": row.title, "set": dict(row.changes)}
     return {**facts, "runs": list(runs), "values": values, "published": published}
 
