@@ -17,7 +17,7 @@ from lavcap_core.manifest import read_manifest, write_manifest
 from lavcap_core.testing.clips import tone, write_clip
 
 MANIFEST = os.environ.get("LAVCAP_TEST_CLIPS")
-COUNT, STEPS = (16, 600) if MANIFEST else (3, 120)
+COUNT, STEPS = (16, 200) if MANIFEST else (3, 120)
 
 
 @pytest.fixture
