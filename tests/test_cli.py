@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from toys import TOY_SPEC
+from toys import TOY_POINTS, TOY_SPEC
 
 from lavcap_core.cli import VERBS
 
@@ -80,6 +80,42 @@ def test_doctor_gives_the_reason_of_a_broken_plugin(toy, toy_spec):
     assert toy.run("plugins", "list", "--check").returncode == 1
     toy.run("check", toy_spec, check=True)
     assert toy.run("check", toy_spec, env={"LAVCAP_STRICT": "1"}).returncode == 2
+
+
+LAMP = """\
+from lavcap_core.component import Component, Config
+from lavcap_core.errors import BuildError
+
+lamp = Component(
+    kind="backend", name="lamp", config=Config, factory="lavcap_lamp:build", summary="s", doctor="lavcap_lamp:report"
+)
+
+
+def report():
+    yield "1 lamp"
+    raise BuildError("B002", "it is dark")
+"""
+
+
+def test_doctor_tries_out_hardware(toy):
+    toy.add("lavcap-lamp", {"lavcap.backend": {"lamp": "lavcap_lamp:lamp"}}, {"lavcap_lamp.py": LAMP})
+    assert "1 lamp" not in toy.run("plugins", "doctor", check=True).stdout
+    for words in (["lamp"], ["lavcap-lamp"], ["backend/lamp"], ["lavcap-lamp/lamp"], []):
+        done = toy.run("plugins", "doctor", *words, "--hardware")
+        assert (done.returncode, done.stdout.splitlines()[-1], done.stderr) == (2, "1 lamp", "B002 it is dark\n")
+    none = toy.run("plugins", "doctor", "lavcap-toy", "--hardware", check=True).stdout
+    assert none.splitlines() == [
+        f"{sum(map(len, TOY_POINTS.values()))} entry points, 0 broken",
+        "nothing here has a report on hardware",
+    ]
+
+
+def test_doctor_examines_what_is_named(toy):
+    toy.add("lavcap-bad", {"lavcap.fuser": {"bad": "lavcap_bad:bad"}}, {"lavcap_bad.py": "raise ValueError('why')"})
+    assert toy.run("plugins", "doctor", "loudness", check=True).stdout == "1 entry points, 0 broken\n"
+    assert toy.run("plugins", "doctor", "bad").returncode == 1
+    done = toy.run("plugins", "doctor", "mmd")
+    assert (done.returncode, "R001 no component named 'mmd' is installed" in done.stderr) == (2, True)
 
 
 def test_plugins_info(toy):

@@ -354,6 +354,13 @@ def test_mixed_precision_is_near_and_training_records_no_graphs(place: Path, on_
     assert "wrap_in_hpu_graph" not in calls
 
 
+def test_features_that_are_kept_give_them_too(place: Path, padded: Path) -> None:
+    overrides = [*STILL, "train.steps=1", "train.cache=true", f"train.cache_folder={place / 'kept'}"]
+    train(spec(place, PADDED, overrides=overrides), place / "cached", quiet=True)
+    assert list((place / "kept").rglob("*.safetensors"))
+    np.testing.assert_allclose(losses(place / "cached"), losses(padded)[:3], rtol=1e-3)
+
+
 @pytest.fixture(scope="module")
 def captions(place: Path, on_cpu: Path) -> list[str]:
     """Of the CPU."""
