@@ -446,6 +446,8 @@ def _node(value: Any, like: Node) -> Node:
     """Plain data as nodes without a place."""
     if isinstance(value, Mapping):
         return Node({name: _node(child, like) for name, child in value.items()}, file=like.file)
+    if isinstance(value, list | tuple):
+        return Node([_node(child, like) for child in value], file=like.file)
     return Node(value, file=like.file)
 
 

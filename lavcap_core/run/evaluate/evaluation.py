@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -102,20 +103,26 @@ def _metric_facts(uses: Sequence[Use], scored: Scored) -> dict[str, Any]:
 
 def sources(evaluation: Evaluation) -> dict[str, resample.Sums]:
     """What of a saved evaluation can be resampled; a metric that isn't installed any more leaves its scores out."""
+    uses, _ = _uses(evaluation, evaluation.statistics)
     metrics = {}
-    for name in evaluation.statistics:
-        try:
-            metrics[name] = build_use(_chosen(evaluation, [name]).uses[0])
-        except LavcapError:
-            continue
+    for use in uses:
+        with suppress(LavcapError):
+            metrics[use.name] = build_use(use)
     names = dict.fromkeys(name for clip in evaluation.clips for name in clip.scores)
     clips = {name: [clip.scores.get(name, np.nan) for clip in evaluation.clips] for name in names}
     return resample.sums(evaluation.scores, clips, evaluation.statistics, metrics)
 
 
-def _chosen(evaluation: Evaluation, names: Sequence[str]) -> Chosen:
-    """An evaluation's metrics, with its settings."""
-    return choose(names, settings=evaluation.facts.get("settings", {}))
+def _uses(evaluation: Evaluation, names: Iterable[str]) -> tuple[list[Use], dict[str, LavcapError]]:
+    """An evaluation's metrics with its settings, and why others can't be had any more."""
+    uses: list[Use] = []
+    broken: dict[str, LavcapError] = {}
+    for name in names:
+        try:
+            uses += choose([name], settings={name: evaluation.facts["settings"][name]}).uses
+        except LavcapError as error:
+            broken[name] = error
+    return uses, broken
 
 
 def rescored(evaluation: Evaluation, ids: frozenset[str], seed: int = 0) -> Evaluation:
@@ -130,15 +137,9 @@ def rescored(evaluation: Evaluation, ids: frozenset[str], seed: int = 0) -> Eval
         tuple(clip.candidate for clip in kept),
         tuple(clip.references for clip in kept),
         tuple(clip.media for clip in kept),
-        evaluation.facts.get("left_out", {}),
+        evaluation.facts["left_out"],
         tuple(clip.id for clip in kept if not clip.candidate),
     )
-    uses: list[Use] = []
-    broken: dict[str, LavcapError] = {}
-    for name in evaluation.facts.get("settings", {}):
-        try:
-            uses += _chosen(evaluation, [name]).uses
-        except LavcapError as error:
-            broken[name] = error
+    uses, broken = _uses(evaluation, evaluation.facts["settings"])
     made, _ = evaluate(matched, Chosen(tuple(uses), broken), seed)
     return replace(made, unavailable={**evaluation.unavailable, **made.unavailable})

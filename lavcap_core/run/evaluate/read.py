@@ -125,7 +125,7 @@ def read_references(path: Path) -> list[Item]:
     items = [_stripped(item) for item in _references(path)]
     bare = [item.name for item in items if not item.captions]
     if bare or not items:
-        what = f"{shown(bare)} of it have no references" if bare else "lists no clips"
+        what = f"no references: {shown(bare)}" if bare else "lists no clips"
         help = "give each clip 'caption' or 'captions'"
         raise RunError("E010", what, help=help, file=str(path))
     return items
@@ -199,11 +199,11 @@ def _wrong(
 
 
 _SAID = {
-    "missing": ("E004", "have no caption", "caption them, or score the others alone"),
+    "missing": ("E004", "no caption", "caption them, or score the others alone"),
     "failed": ("E005", "could not be captioned", "lavcap caption --retry tries again; or score the others alone"),
-    "empty": ("E006", "have an empty caption", "to score them as they are"),
-    "duplicate": ("E007", "are named more than once", "to use the first caption of each"),
-    "extra": ("E008", "are not among the references", "to leave them out"),
+    "empty": ("E006", "empty caption", "to score them as they are"),
+    "duplicate": ("E007", "several captions", "to use the first caption of each"),
+    "extra": ("E008", "not among the references", "to leave them out"),
 }
 
 
@@ -211,14 +211,14 @@ def _problems(file: str, wrong: Mapping[str, Sequence[str]], allow: Collection[s
     for kind, (code, what, remedy) in _SAID.items():
         if wrong[kind] and kind not in allow:
             of = f" of {total}" if kind in ("missing", "failed", "empty") else ""
-            yield Problem(code, f"{shown(wrong[kind], of)} {what}", f"{remedy}: --allow {kind}", file=file)
+            yield Problem(code, f"{what}: {shown(wrong[kind], of)}", f"{remedy}: --allow {kind}", file=file)
 
 
 def _unclear(file: str, found: Assigned) -> Iterable[Problem]:
     if found.unclear:
         lines = [f"{clip} (captions of {', '.join(names)})" for clip, names in found.unclear.items()]
         help = "call each clip the same in both files"
-        yield Problem("E009", f"it isn't clear which caption belongs to {shown(lines)}", help, file=file)
+        yield Problem("E009", f"it isn't clear which caption belongs to: {shown(lines)}", help, file=file)
 
 
 def _nothing(captions: Captions, references: Sequence[Item], wrong: Mapping[str, Sequence[str]]) -> Problem:
@@ -233,7 +233,7 @@ def _nothing(captions: Captions, references: Sequence[Item], wrong: Mapping[str,
 def shown(names: Sequence[str], of: str = "") -> str:
     """``3 of 9 clips (a, b, c)``: the first ten by name, then how many more."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)}{of} clip{'' if len(names) == 1 else 's'} ({', '.join(names[:_SHOWN])}{more})"
+    return f"{len(names)}{of} clip{'s' if of or len(names) != 1 else ''} ({', '.join(names[:_SHOWN])}{more})"
 
 
 def _media(item: Item, name: str) -> str | None:

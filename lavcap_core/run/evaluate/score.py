@@ -69,11 +69,14 @@ def choose(
     Raises:
         PluginError: R001 if there is no such metric, and what else the registry raises for one that is named.
         SpecError: if a setting is wrong.
-        RunError: E012 if names is None and no metric is installed.
+        RunError: E012 if names is None and no metric is installed; E016 for settings of a metric that isn't named.
     """
     registry = registry or installed()
     settings = settings or {}
     if names is not None:
+        unused = [name for name in settings if name not in names]
+        if unused:
+            raise RunError("E016", f"settings of '{unused[0]}', which isn't computed", help="name it in --metrics")
         return Chosen(tuple(_use(name, tokeniser, settings.get(name, {}), registry) for name in dict.fromkeys(names)))
     uses, broken = [], {}
     for name in dict.fromkeys(entry.name for entry in registry.entries("metric")):

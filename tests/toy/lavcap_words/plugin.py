@@ -18,6 +18,7 @@ class PlainConfig(Config):
 class ModelConfig(Config):
     device: str = Field("cpu", description="Where its model runs.")
     bonus: float = 0.0
+    layers: tuple[int, ...] = (1, 2)
 
 
 def metric(name, config=PlainConfig):
