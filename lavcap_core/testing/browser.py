@@ -134,7 +134,7 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable", session)
         if downloads is not None:
-            self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
+            self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads), eventsEnabled=True)
         page = Page(self, session)
         page.go(url)
         return page
@@ -231,9 +231,10 @@ class Page:
         return [text for event in self._browser.events(self._session) if (text := _error(event))]
 
     def requests(self) -> list[str]:
-        """The addresses that the page asked for so far, its own among them."""
+        """The addresses that the page asked for so far, its own among them; not what it holds itself."""
         events = self._browser.events(self._session)
-        return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        urls = [str(e["params"]["request"]["url"]) for e in events if e["method"] == "Network.requestWillBeSent"]
+        return [url for url in urls if not url.startswith(("data:", "blob:"))]
 
     def look(self, width: int, height: int, dark: bool = False) -> bytes:
         """A picture (PNG) of what a window of that size shows."""
