@@ -256,6 +256,12 @@ def test_what_the_paper_has_twice_is_the_same_here():
             assert row.published["SPIDEr"] == pytest.approx(mean, abs=0.11), row.title
 
 
+def test_published_numbers_are_read_beside_the_scores_of_the_same_name(tmp_path):
+    found = table.gather(plan.read(plan.find("table3")), tmp_path)
+    assert found["published"] == ["METEOR", "CIDEr-D", "SPICE", "SPIDEr"]
+    assert found["rows"][3]["published"]["values"]["CIDEr-D"] == 84.9
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_written_specs_are_those_of_the_runs_and_up_to_date(name):
     sweep = plan.read(plan.find(name))

@@ -10,7 +10,7 @@ from toys import TOY, TRAIN_SPEC
 from lavcap_core import hooks
 from lavcap_core.builtin import TrainConfig
 from lavcap_core.cli import main
-from lavcap_core.errors import DataError, RunError, SpecError, WeightsError
+from lavcap_core.errors import DataError, PluginError, RunError, SpecError, WeightsError
 from lavcap_core.run import train as module
 from lavcap_core.run.checkpoint import checkpoints, verify
 from lavcap_core.run.train import Plan, factor, groups, train
@@ -225,6 +225,36 @@ def test_a_metric_chooses_the_best_and_the_highest_wins(tmp_path):
 def test_what_validation_does_not_give_chooses_nothing(tmp_path):
     with pytest.raises(SpecError, match=r"(?s)C026 .*it gives loss, caption"):
         run(tmp_path, *HELD_OUT, "train.epochs=1", "train.best=cider")
+    assert not (tmp_path / "log.jsonl").exists()  # known before the first step
+    with pytest.raises(SpecError, match=r"(?s)C026 .*it gives loss, caption$"):
+        run(tmp_path, *HELD_OUT, "train.epochs=1", "train.best=alignment")
+
+
+def test_the_field_s_scores_are_logged_and_choose_the_best(tmp_path):
+    changes = ["train.metrics=[cider_d]", "train.best=CIDEr-D", "generate.max_new_tokens=12", "train.epochs=2"]
+    summary = run(tmp_path, *HELD_OUT, *changes)
+    found = {row["step"]: row["CIDEr-D"] for row in rows(tmp_path, "validation.jsonl")}
+    assert summary["best"]["by"] == "CIDEr-D"
+    assert summary["best"]["value"] == max(found.values())
+
+
+def test_a_metric_that_can_not_be_computed_stops_before_the_first_step(tmp_path, site):
+    site.add_words()
+    with pytest.raises(RunError, match=r"(?s)E014 metric 'missing' can't be computed: C001 .*install the program"):
+        run(tmp_path, *HELD_OUT, "train.epochs=1", "train.metrics=[exact, missing]")
+    with pytest.raises(PluginError, match="R001"):
+        run(tmp_path, *HELD_OUT, "train.epochs=1", "train.metrics=[no-such]")
+    assert not (tmp_path / "spec.yaml").exists()
+
+
+def test_a_metric_that_fails_later_costs_its_score_and_not_the_run(tmp_path, site, monkeypatch, capsys):
+    site.add_words()
+    monkeypatch.setattr(module, "require", lambda uses: ["share", "broken"])
+    changes = ["train.metrics=[share, broken]", "train.best=broken", "generate.max_new_tokens=12", "train.epochs=1"]
+    summary = train(spec(*HELD_OUT, *changes), tmp_path)
+    assert summary["best"] == {}
+    assert {"loss", "share"} <= rows(tmp_path, "validation.jsonl")[-1].keys()
+    assert "validation without a score: E011 metric 'broken' failed: ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_a_checkpoint_captions(tmp_path, site, toy_spec):
