@@ -25,8 +25,7 @@ _OFFERED = (
 )
 _TRIED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("defaults", {}),
-    ("float32", {"dtype": "float32"}),
-    ("float32, not fused, not padded", {"dtype": "float32", "fused": False, "buckets": ()}),
+    ("not fused, not padded", {"fused": False, "buckets": ()}),
 )
 
 
@@ -51,7 +50,8 @@ def report() -> Iterator[str]:
 
 
 def _reason(error: Exception) -> str:
-    return f"FAILED: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    lines = str(error).strip().splitlines()
+    return f"FAILED: {type(error).__name__}: {lines[0] if lines else ''}"
 
 
 def _checks(found: habana.Habana) -> Iterator[tuple[str, Exception | None]]:
