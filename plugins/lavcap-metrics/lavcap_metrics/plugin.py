@@ -34,7 +34,7 @@ class JavaConfig(Config):
     """What all metrics with a Java process share."""
 
     timeout: float = Field(
-        120.0, gt=0, description="Seconds without a sign of life after which a Java process is ended."
+        default=120.0, gt=0, description="Seconds without a sign of life after which a Java process is ended."
     )
 
 
@@ -42,7 +42,7 @@ class TokenisedConfig(JavaConfig):
     """What all metrics that compare words share."""
 
     tokeniser: Literal["ptb", "none"] = Field(
-        "ptb",
+        default="ptb",
         description="ptb: Stanford's PTBTokenizer, lower case, without punctuation (needs Java); none: words are what "
         "blanks separate.",
     )
@@ -51,39 +51,41 @@ class TokenisedConfig(JavaConfig):
 class MeteorConfig(TokenisedConfig):
     """METEOR 1.5."""
 
-    memory: str = Field("2G", pattern=_MEMORY, description="Most memory of its Java process.")
+    memory: str = Field(default="2G", pattern=_MEMORY, description="Most memory of its Java process.")
 
 
 class SpiceConfig(TokenisedConfig):
     """SPICE 1.0."""
 
     timeout: float = Field(
-        1800.0, gt=0, description="Seconds without a sign of life after which a Java process is ended."
+        default=1800.0, gt=0, description="Seconds without a sign of life after which a Java process is ended."
     )
-    memory: str = Field("8G", pattern=_MEMORY, description="Most memory of its Java process.")
+    memory: str = Field(default="8G", pattern=_MEMORY, description="Most memory of its Java process.")
     jars: LocalPath | None = Field(
-        None, description="Folder with the jars of Stanford CoreNLP 3.6.0; None: where install-spice puts them."
+        default=None, description="Folder with the jars of Stanford CoreNLP 3.6.0; None: where install-spice puts them."
     )
-    cache: bool = Field(True, description="Keep parsed sentences in the user's cache, for the next time.")
+    cache: bool = Field(default=True, description="Keep parsed sentences in the user's cache, for the next time.")
 
 
 class SentenceConfig(Config):
     """What finds errors of fluency."""
 
     errors: LocalPath | None = Field(
-        None, description="Folder of a classifier of errors of fluency (transformers); its last class is any error."
+        default=None,
+        description="Folder of a classifier of errors of fluency (transformers); its last class is any error.",
     )
-    threshold: float = Field(0.9, ge=0, le=1, description="Captions are in error above this probability.")
-    penalty: float = Field(0.9, ge=0, le=1, description="The part of its score that a caption in error loses.")
-    batch_size: int = Field(32, ge=1, le=4096, description="Sentences that go through a model together.")
-    device: str = Field("cpu", description="Where the models run, in torch's words.")
+    threshold: float = Field(default=0.9, ge=0, le=1, description="Captions are in error above this probability.")
+    penalty: float = Field(default=0.9, ge=0, le=1, description="The part of its score that a caption in error loses.")
+    batch_size: int = Field(default=32, ge=1, le=4096, description="Sentences that go through a model together.")
+    device: str = Field(default="cpu", description="Where the models run, in torch's words.")
 
 
 class FenseConfig(SentenceConfig):
     """FENSE."""
 
     model: LocalPath | None = Field(
-        None, description="Folder of a sentence model: an encoder of transformers, whose tokens' mean is compared."
+        default=None,
+        description="Folder of a sentence model: an encoder of transformers, whose tokens' mean is compared.",
     )
 
 

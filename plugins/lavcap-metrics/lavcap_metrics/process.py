@@ -18,7 +18,7 @@ from lavcap_core.errors import RunError
 __all__ = ["Watched"]
 
 _LIVE: set[Watched] = set()
-_KEPT_LINES = 12
+_KEPT_LINES = 100
 _LOOK = 0.2
 """Seconds between two looks at whether a program still runs."""
 
@@ -130,8 +130,9 @@ class Watched:
                     stream.close()
 
     def _quoted(self) -> str:
-        words = [line for line in self._errors if line.strip()]
-        return f"; it said: {words[-1].strip()}" if words else ""
+        # Of a Java exception, the line that names it and not the last of the calls below.
+        words = [line.strip() for line in self._errors if line.strip() and not line.strip().startswith(("at ", "... "))]
+        return f"; it said: {words[-1]}" if words else ""
 
     def _answer(self, timeout: float) -> str:
         while True:

@@ -1,0 +1,5 @@
+package edu.stanford.nlp.ling;
+
+public class CoreAnnotations {
+    public static class SentencesAnnotation {}
+}

@@ -1,0 +1,5 @@
+package edu.stanford.nlp.semgraph;
+
+public class SemanticGraphCoreAnnotations {
+    public static class CollapsedCCProcessedDependenciesAnnotation {}
+}

@@ -1,0 +1,3 @@
+package edu.stanford.nlp.trees;
+
+public class GrammaticalRelation {}

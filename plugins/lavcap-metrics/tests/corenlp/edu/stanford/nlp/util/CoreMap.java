@@ -1,0 +1,5 @@
+package edu.stanford.nlp.util;
+
+public interface CoreMap {
+    Object get(Class key);
+}
