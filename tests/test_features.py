@@ -232,6 +232,7 @@ def test_a_dataset_without_identities_stays_as_it_is(toy, media_folder, tmp_path
     cached, report, _ = toy_run(tmp_path, data)
     assert cached is data
     assert not report.same
+    assert not (tmp_path / "features").exists()
 
 
 # --- what is cached --------------------------------------------------------------------------------------------------

@@ -130,6 +130,7 @@ class Features:
         self.folder = folder_of(spec)
         self.left_out: dict[str, str] = {}
         self.shards: dict[str, Shards] = {}
+        self._facts: dict[str, dict[str, Any]] = {}
         for modality in MODALITIES:
             encoder = getattr(recipe, f"{modality}_encoder", None)
             if encoder is None:
@@ -145,10 +146,8 @@ class Features:
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         use = spec.parts[f"{modality}_encoder"]
         assert use is not None
-        shards = Shards(self.folder / f"{use.name}-{key[:32]}", key)
-        if self.backend.index == 0:
-            shards.describe(facts)
-        return shards
+        self._facts[modality] = facts
+        return Shards(self.folder / f"{use.name}-{key[:32]}", key)
 
     def fill(self, dataset: Dataset, clips: Mapping[int, str], workers: int = 2) -> Report:
         """Computes what is missing, each process its share; all processes call it.
@@ -162,6 +161,9 @@ class Features:
             DataError: D031 if the cache can't be written.
         """
         self._open()
+        if self.backend.index == 0:
+            for modality, shards in self.shards.items():
+                shards.describe(self._facts[modality])
         report = Report()
         once = {clip: index for index, clip in clips.items()}
         mine = sorted(once.values())[self.backend.index :: self.backend.processes]
