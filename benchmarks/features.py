@@ -1,5 +1,7 @@
 """What the feature cache is worth at the starter's size, as ratios of medians from one run on one machine.
 
+Ratios are of time, and of processor time, which other work on the machine disturbs less.
+
     python -m benchmarks.features [--clips 50] [--rounds 3] [--threads 1]
 
 Makes films of 10 s (moving noise, 480 x 360, with sound), lets the starter's encoders, YAMNet and EfficientNet-Lite0,
@@ -19,7 +21,6 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import sys
 import tempfile
 import time
@@ -94,11 +95,27 @@ def spec(folder: Path, *changes: str) -> Spec:
     return read_text(SPEC, None, folder, changes)
 
 
-def timed(work: Callable[..., Any], *arguments: Any, **options: Any) -> float:
-    """Seconds."""
-    start = time.perf_counter()
+def now() -> Any:
+    """Seconds: time, and processor time of all threads."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def timed(work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Seconds, as of `now`."""
+    start = now()
     work(*arguments, **options)
-    return time.perf_counter() - start
+    return now() - start
+
+
+def median(found: Sequence[Any]) -> Any:
+    """Of each kind of seconds."""
+    return np.median(found, axis=0)
+
+
+def faster(slow: Any, fast: Any) -> str:
+    """A ratio in words."""
+    ratios = slow / fast
+    return f"{ratios[0]:.1f} x faster ({ratios[1]:.1f} x in processor time)"
 
 
 class Bench:
@@ -146,9 +163,9 @@ class Bench:
         self.batches(self.read(cached))
 
 
-def epochs(folder: Path, rounds: int) -> dict[bool, list[float]]:
+def epochs(folder: Path, rounds: int) -> dict[bool, list[Any]]:
     """Seconds of an epoch without and with the cache, which is filled."""
-    found: dict[bool, list[float]] = {False: [], True: []}
+    found: dict[bool, list[Any]] = {False: [], True: []}
     for round_ in range(rounds):
         for cache in found:
             times = []
@@ -172,26 +189,26 @@ def main() -> int:
         folder = Path(name)
         prepare(folder, args.clips)
         bench = Bench(folder)
-        rounds: dict[str, list[float]] = {"compute": [], "encode": [], "fetch": []}
+        rounds: dict[str, list[Any]] = {"compute": [], "encode": [], "fetch": []}
         for _ in range(args.rounds):
             rounds["compute"].append(timed(bench.compute))
             rounds["encode"].append(timed(bench.encode, bench.samples))
             kept = bench.features()
             rounds["fetch"].append(timed(bench.fetch, kept))
-        medians = {name: statistics.median(found) for name, found in rounds.items()}
+        medians = {name: median(found) for name, found in rounds.items()}
         per_clip = {modality: shards.bytes() / len(shards) / 1000 for modality, shards in kept.shards.items()}
         for name, seconds in medians.items():
-            print(f"{name:8}{1000 * seconds / args.clips:9.2f} ms a clip")
+            wall, processor = 1000 * seconds / args.clips
+            print(f"{name:8}{wall:9.2f} ms a clip, {processor:9.2f} of a processor")
         print("kept    " + ", ".join(f"{modality} {size:.1f} kB a clip" for modality, size in per_clip.items()))
-        reading = medians["compute"] / medians["fetch"]
-        print(f"reading features: {reading:.0f} x faster than computing them from files, ", end="")
-        print(f"{medians['encode'] / medians['fetch']:.0f} x faster than the encoders alone")
-        live, cached = (statistics.median(found) for found in epochs(folder, args.rounds).values())
-        print(f"an epoch of {args.clips} clips: {live:.2f} s without the cache, {cached:.2f} s with it", end="")
-        print(f": {live / cached:.1f} x faster")
+        print(f"reading features, not computing them from files: {faster(medians['compute'], medians['fetch'])}")
+        print(f"beside the encoders alone: {faster(medians['encode'], medians['fetch'])}")
+        live, cached = map(median, epochs(folder, args.rounds).values())
+        print(f"an epoch of {args.clips} clips: {live[0]:.2f} s without the cache, {cached[0]:.2f} s with it", end="")
+        print(f": {faster(live, cached)}")
     machine = f"{platform.machine()}, {args.threads} threads of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     print(f"{machine}, torch {torch.__version__}, Python {sys.version.split()[0]}")
-    return int(reading < 20 or live / cached < 5)
+    return int(bool((medians["compute"] < 20 * medians["fetch"]).any() or (live < 5 * cached).any()))
 
 
 if __name__ == "__main__":
