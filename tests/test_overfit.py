@@ -45,6 +45,7 @@ def test_exact_captions_of_clips_learnt_by_heart(manifest, tmp_path, capsys):
         "decoder.tune={mode: finetune}",
         "generate.max_new_tokens=80",
         f"train.data={manifest}",
+        f"train.cache_folder={tmp_path / 'features'}",
         f"train.steps={STEPS}",
         f"train.batch={min(COUNT, 8)}",
         f"train.accumulate={-(-COUNT // 8)}",
