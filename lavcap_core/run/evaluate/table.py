@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from lavcap_core.run.evaluate.read import shown
 from lavcap_core.run.evaluate.resample import Compared
 from lavcap_core.run.evaluate.result import Evaluation
 
-__all__ = ["Section", "differences", "factor", "markdown", "scores", "text", "write_csv", "write_json"]
+__all__ = ["Section", "differences", "factor", "markdown", "ordered", "scores", "text", "write_csv", "write_json"]
 
 _FIELDS = ("BLEU", "ROUGE", "METEOR", "CIDEr", "SPICE", "SPIDEr", "FENSE")
 """How the scores begin that papers on captioning print times 100, in their order."""
@@ -38,15 +38,19 @@ def factor(name: str) -> int:
     return 100 if name.startswith(_FIELDS) else 1
 
 
+def ordered(names: Iterable[str]) -> list[str]:
+    """Names of scores, each once: as papers order theirs, then the others."""
+    return sorted(dict.fromkeys(names), key=lambda name: [not name.startswith(start) for start in _FIELDS])
+
+
 def scores(evaluations: Sequence[Evaluation], published: Sequence[Published] = ()) -> list[Section]:
     """A row for each score, a column for each system; published numbers behind, marked as such."""
     names = list(dict.fromkeys(name for each in evaluations for name in each.scores))
     systems = [each.system for each in evaluations]
     rows = [
         [name, *(_value(each, name) for each in evaluations), *(_printed(row, name) for row in published)]
-        for start in _FIELDS
-        for name in dict.fromkeys([*names, *(name for row in published for name in row.scores)])
-        if name.startswith(start)
+        for name in ordered([*names, *(name for row in published for name in row.scores)])
+        if factor(name) == 100
     ]
     head = ["", *systems, *(f"{row.system} (published)" for row in published)]
     sections = [Section(f"Scores times 100{_BOUNDS}", head, rows)] if rows else []
@@ -82,8 +86,7 @@ def differences(evaluations: Sequence[Evaluation], found: Differences) -> list[S
     columns = [(other, each) for other, each in zip(others, found, strict=True) if each]
     if not columns:
         return []
-    order = sorted(first.scores, key=lambda name: [not name.startswith(start) for start in _FIELDS])
-    names = [name for name in order if any(name in each for _, each in columns)]
+    names = [name for name in ordered(first.scores) if any(name in each for _, each in columns)]
     title = (
         f"Difference from {first.system}, with 95 % interval (paired bootstrap) and p (approximate randomisation, "
         "two-sided, not corrected for several tests)"
