@@ -142,8 +142,9 @@ def run_shell(block, where, capsys):
 
 
 def lavcap(words):
-    # These need the network, or what a reader has: the words at least must be right.
-    if words[:2] == ["starter", "fetch"] or words[:1] in (["import"], ["train"]):
+    # These need the network, what a reader has, or what a training leaves: the words at least must be right.
+    trained = any(word.startswith("runs/") for word in words)
+    if words[:2] == ["starter", "fetch"] or words[:1] in (["import"], ["train"]) or trained:
         assert _parser(words[0]).parse_args(words).run
         return 0
     return main(words)
