@@ -13,7 +13,7 @@ from lavcap_core.run.evaluate.compare import unlike
 from lavcap_core.run.evaluate.published import Published
 from lavcap_core.run.evaluate.resample import Compared
 from lavcap_core.run.evaluate.result import ClipScores, Evaluation
-from lavcap_core.run.evaluate.table import factor
+from lavcap_core.run.evaluate.table import factor, ordered
 from lavcap_core.webpage import assemble, embed, link
 
 __all__ = ["write_page"]
@@ -30,6 +30,9 @@ _FACTS = {
     "versions": "versions",
 }
 """The facts of an evaluation that all systems share, and what the page calls them; the others are of single metrics."""
+
+_OWN = ("words", "empty", "left_out")
+"""Facts of the captions, which differ between systems."""
 
 _UNSHOWN = ("gives",)
 
@@ -70,11 +73,6 @@ def _row(scores: Mapping[str, float], names: Sequence[str]) -> list[float | None
     return [_shown(name, scores[name]) if name in scores else None for name in names]
 
 
-def _columns(rows: Iterable[Iterable[str]]) -> list[str]:
-    """All names; counts and lengths stand last, as they would tear a published row apart."""
-    return sorted(dict.fromkeys(name for row in rows for name in row), key=lambda name: -factor(name))
-
-
 def _data(
     evaluations: Sequence[Evaluation],
     folder: Path,
@@ -82,7 +80,8 @@ def _data(
     compared: Sequence[Mapping[str, Compared] | None],
 ) -> dict[str, Any]:
     by_clip = dict.fromkeys(name for each in evaluations for clip in each.clips for name in clip.scores)
-    columns = _columns([*(each.scores for each in evaluations), *(row.scores for row in published), by_clip])
+    corpus = [*(each.scores for each in evaluations), *(row.scores for row in published)]
+    columns = ordered(name for names in (*corpus, by_clip) for name in names)
     names = [name for name in columns if name in by_clip]
     return {
         "columns": [{"name": name, "digits": _digits(name)} for name in columns],
@@ -132,14 +131,18 @@ def _notices(evaluations: Sequence[Evaluation]) -> Iterable[dict[str, Any]]:
 
 
 def _facts(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """A row per fact, with a value per system; ``inner`` are those of single metrics."""
+    """A row per fact, with a value per system; ``inner`` are those of single metrics, ``own`` those that may differ."""
     found = [dict(_flat(evaluation.facts, ())) for evaluation in evaluations]
     keys = dict.fromkeys(key for facts in found for key in facts)
     return [
-        {"name": " › ".join((_FACTS.get(key[0], key[0]), *key[1:])), "inner": key[0] not in _FACTS, "values": values}
+        {
+            "name": " › ".join((_FACTS.get(key[0], key[0]), *key[1:])),
+            "inner": key[0] not in _FACTS,
+            "own": key[0] in _OWN,
+            "values": [facts.get(key) for facts in found],
+        }
         for key in keys
         if key[0] not in _UNSHOWN
-        for values in [[facts.get(key) for facts in found]]
     ]
 
 
