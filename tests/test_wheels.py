@@ -75,6 +75,9 @@ def test_every_wheel_holds_what_it_needs(wheels):
     assert "lavcap_core/pages/P001.md" in core
     assert "lavcap_core/presets/lavcap.yaml" in core
     assert "lavcap_core/sweeps/table3.yaml" in core
+    assert "lavcap_core/run/evaluate/page.html" in core
+    metrics = zipfile.ZipFile(next(wheels.glob("lavcap_metrics-*.whl"))).namelist()
+    assert "lavcap_metrics/study/page.html" in metrics
 
 
 def test_core_alone_without_torch(wheels, tmp_path):
