@@ -142,9 +142,9 @@ def run_shell(block, where, capsys):
 
 
 def lavcap(words):
-    # These need the network, what a reader has, or what a training leaves: the words at least must be right.
-    trained = any(word.startswith("runs/") for word in words)
-    if words[:2] == ["starter", "fetch"] or words[:1] in (["import"], ["train"]) or trained:
+    # These need the network, what a reader has, or what a training or raters leave: the words at least must be right.
+    missing = words[:2] in (["starter", "fetch"], ["study", "report"]) or any(w.startswith("runs/") for w in words)
+    if missing or words[:1] in (["import"], ["train"]):
         assert _parser(words[0]).parse_args(words).run
         return 0
     return main(words)
