@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lavcap_core.cli.caption import add_work_arguments, caption_clips, work_spec
 from lavcap_core.errors import Problem, RunError
+from lavcap_core.run.evaluate.read import KINDS
 
 if TYPE_CHECKING:
     from lavcap_core.manifest import Item
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_KINDS = ("missing", "failed", "empty", "duplicate", "extra")
 _EPILOG = """
 Captions are rows of `lavcap caption --out`, or a csv or jsonl file with id and caption; references a manifest, or the
 official csv of AudioCaps or Clotho. Several files, of captions or saved by --json, stand side by side; the others are
@@ -42,7 +42,7 @@ def command(parser: argparse.ArgumentParser) -> None:
     add("--metrics", metavar="NAMES", help="with commas between (default: all installed that run no model)")
     add("--metric-set", action="append", default=[], metavar="NAME.KEY=VALUE", help="a setting of a metric")
     add("--tokeniser", choices=("ptb", "none"), help="of all metrics that have one (default: ptb)")
-    add("--allow", metavar="KINDS", default="", help=f"what is no error, with commas between: {', '.join(_KINDS)}")
+    add("--allow", metavar="KINDS", default="", help=f"what is no error, with commas between: {', '.join(KINDS)}")
     add("--intersect", action="store_true", help="score all systems on the clips that all of them have")
     add("--name", action="append", default=[], metavar="NAME", help="of a system, in order (default: the file's)")
     add("--json", metavar="FILE", type=Path, help="write everything, to be compared later")
@@ -52,15 +52,22 @@ def command(parser: argparse.ArgumentParser) -> None:
     add(
         "--published",
         action=argparse.BooleanOptionalAction,
-        help="print LAVCap's published scores beside (default: if clips are named as those of AudioCaps)",
+        help="print LAVCap's published scores beside, or don't (default: if clips are named as those of AudioCaps)",
     )
-    add("--seed", type=int, default=0, help="of the bootstrap and the tests (default: 0)")
+    add("--seed", type=_seed, default=0, metavar="N", help="of the bootstrap and the tests (default: 0)")
     captioning = parser.add_argument_group("captioning, with --data")
     add = captioning.add_argument
     add("--out", metavar="FILE", type=Path, help="the captions (default: SPEC.DATA.captions.jsonl)")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="as in lavcap caption")
     add_work_arguments(captioning)
     parser.set_defaults(run=run)
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must be at least 0")
+    return number
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,9 +107,9 @@ def _misused(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
         yield "--set is for a spec, with --data", "a metric's settings are --metric-set NAME.KEY=VALUE"
     if args.name and len(args.name) != len(args.inputs):
         yield f"{len(args.inputs)} systems have {len(args.name)} --name", "name each of them, in order"
-    unknown = [kind for kind in _words(args.allow) if kind not in _KINDS]
+    unknown = [kind for kind in _words(args.allow) if kind not in KINDS]
     if unknown:
-        yield f"--allow: there is no '{unknown[0]}'", f"there are: {', '.join(_KINDS)}"
+        yield f"--allow: there is no '{unknown[0]}'", f"there are: {', '.join(KINDS)}"
 
 
 def _words(text: str) -> list[str]:

@@ -55,7 +55,7 @@ def evaluate(matched: Matched, chosen: Chosen, seed: int = 0) -> tuple[Evaluatio
 def reason(error: LavcapError) -> str:
     """Why something isn't there and what to do, in one line per problem."""
     return "; ".join(
-        f"{problem.code} {problem.message}" + (f" ({problem.help})" if problem.help else "")
+        f"{problem.code} {problem.message}" + (f" ({' '.join(problem.help.split())})" if problem.help else "")
         for problem in error.problems
     )
 

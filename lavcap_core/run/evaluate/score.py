@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -104,13 +104,12 @@ def score(uses: Sequence[Use], candidates: Sequence[str], references: Sequence[S
         candidates: N captions.
         references: for each, what people said; at least one text.
     """
-    with ThreadPoolExecutor(max_workers=max(1, len(uses)), thread_name_prefix="metric") as pool:
-        futures = [pool.submit(_one, use, candidates, references) for use in uses]
-        results = [future.result() for future in futures]
+    results = _all(uses, candidates, references)
     scores: dict[str, Score] = {}
     resample: dict[str, Resampled] = {}
     errors: dict[str, LavcapError] = {}
-    for use, (metric, result) in zip(uses, results, strict=True):
+    for use in uses:
+        metric, result = results[use.name]
         if isinstance(result, Score):
             result = _unless_given(use.name, result, scores)
         if isinstance(result, LavcapError):
@@ -122,9 +121,25 @@ def score(uses: Sequence[Use], candidates: Sequence[str], references: Sequence[S
     return Scored(scores, resample, errors)
 
 
-def _one(
-    use: Use, candidates: Sequence[str], references: Sequence[Sequence[str]]
-) -> tuple[Metric | None, Score | LavcapError]:
+_Result = tuple[Metric | None, Score | LavcapError]
+
+
+def _all(uses: Sequence[Use], candidates: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, _Result]:
+    results: dict[str, _Result] = {}
+
+    def work(use: Use) -> None:
+        results[use.name] = _one(use, candidates, references)
+
+    # Daemons, not a pool, which would keep an interrupted process until the slowest metric is done.
+    threads = [Thread(target=work, args=(use,), name=use.name, daemon=True) for use in uses]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def _one(use: Use, candidates: Sequence[str], references: Sequence[Sequence[str]]) -> _Result:
     metric = None
     try:
         metric = build_use(use)
@@ -133,7 +148,7 @@ def _one(
     except LavcapError as error:
         return metric, error
     # What a plugin raises by mistake must not take the other metrics with it.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         help = f"report it to the authors of {use.distribution}"
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return metric, RunError("E011", f"metric '{use.name}' failed: {reason}", help=help)
