@@ -5,7 +5,7 @@ Ratios are of time, and of processor time, which other work on the machine distu
     python -m benchmarks.features [--clips 50] [--rounds 3] [--threads 1]
 
 Makes films of 10 s (moving noise, 480 x 360, with sound), lets the starter's encoders, YAMNet and EfficientNet-Lite0,
-look at them, and trains a Llama of 4.6 M random weights on what they give. It prints
+look at them, and trains a Llama of 4.4 M random weights on what they give. It prints
 
 - computing features (reading the files, then the encoders; and the encoders alone) against reading them from the cache
   (opening it, which checks every byte, and making batches),
