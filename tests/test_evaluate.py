@@ -262,6 +262,8 @@ def test_wrong_choices(words):
         choose(["model"], settings={"model": {"bonnus": 1.0}})
     with pytest.raises(RunError, match=r"E016 .*'ratio'"):
         choose(["share"], settings={"ratio": {}})
+    with pytest.raises(PluginError, match="R001"):
+        choose(settings={"ratoi": {}})
 
 
 def test_without_metrics(words):

@@ -27,6 +27,7 @@ MODULES = sorted(
             "fuser",
             "decoder",
             "weights",
+            "metric",
             "command",
         )
         for point in entry_points(group=f"lavcap.{group}")
@@ -50,6 +51,7 @@ VERBS = [
     ["schema"],
     ["init", "--list"],
     ["data", "check", "--help"],
+    ["evaluate", "--help"],
     ["sweep", "table3", "--dry-run"],
 ]
 

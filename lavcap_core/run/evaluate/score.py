@@ -78,6 +78,8 @@ def choose(
         if unused:
             raise RunError("E016", f"settings of '{unused[0]}', which isn't computed", help="name it in --metrics")
         return Chosen(tuple(_use(name, tokeniser, settings.get(name, {}), registry) for name in dict.fromkeys(names)))
+    for name in settings:
+        registry.find("metric", name)  # else a mistyped one would be ignored
     uses, broken = [], {}
     for name in dict.fromkeys(entry.name for entry in registry.entries("metric")):
         try:
@@ -108,8 +110,7 @@ def score(uses: Sequence[Use], candidates: Sequence[str], references: Sequence[S
     scores: dict[str, Score] = {}
     resample: dict[str, Resampled] = {}
     errors: dict[str, LavcapError] = {}
-    for use in uses:
-        metric, result = results[use.name]
+    for use, (metric, result) in zip(uses, results, strict=True):
         if isinstance(result, Score):
             result = _unless_given(use.name, result, scores)
         if isinstance(result, LavcapError):
@@ -124,19 +125,19 @@ def score(uses: Sequence[Use], candidates: Sequence[str], references: Sequence[S
 _Result = tuple[Metric | None, Score | LavcapError]
 
 
-def _all(uses: Sequence[Use], candidates: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, _Result]:
-    results: dict[str, _Result] = {}
+def _all(uses: Sequence[Use], candidates: Sequence[str], references: Sequence[Sequence[str]]) -> list[_Result]:
+    results: dict[int, _Result] = {}
 
-    def work(use: Use) -> None:
-        results[use.name] = _one(use, candidates, references)
+    def work(index: int) -> None:
+        results[index] = _one(uses[index], candidates, references)
 
     # Daemons, not a pool, which would keep an interrupted process until the slowest metric is done.
-    threads = [Thread(target=work, args=(use,), name=use.name, daemon=True) for use in uses]
+    threads = [Thread(target=work, args=(index,), daemon=True) for index in range(len(uses))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return results
+    return [results[index] for index in range(len(uses))]
 
 
 def _one(use: Use, candidates: Sequence[str], references: Sequence[Sequence[str]]) -> _Result:
