@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -43,7 +45,6 @@ def folder(tmp_path, clips, monkeypatch):
     lines = [f"{name}.wav,people say {number} of {name}" for name in names for number in range(3)]
     (tmp_path / "test.csv").write_text("\n".join(["clip,caption", *lines]))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["lavcap"])
     return tmp_path
 
 
@@ -77,6 +78,12 @@ def test_page_shows_captions_and_hides_whose_they_are(folder, clips, capsys):
             }.get(first)
     assert len(shown) == 3 * CLIPS - 1
     assert key.facts["files"]["ground truth"] == "test.csv"
+
+
+def test_it_needs_no_torch(folder, clips):
+    words = ["study", "make", "alpha.jsonl", "--media", str(clips), "--clips", "2", "--references", "test.csv"]
+    code = f"import sys\nfrom lavcap_core.cli import main\nmain({words!r})\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_seed_draws_the_clips_and_not_the_blinding(folder, clips):
