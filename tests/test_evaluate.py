@@ -228,7 +228,6 @@ def test_metrics_give_what_they_give_and_failures_cost_no_other(words):
     assert str(scored.errors["missing"]) == "C001 its program is not there\n   help: install the program"
     assert "metric 'broken' failed: ZeroDivisionError: division by zero" in str(scored.errors["broken"])
     assert "1 clip scores 'short' of 3 captions" in str(scored.errors["short"])
-    assert scored.failed
     assert set(scored.resample) == {"ratio"}
 
 
@@ -289,7 +288,7 @@ def test_metrics_are_tried_before_hours_of_work(words):
 
 def of(names, *pairs, system="s", references=REFERENCES, tokeniser=None):
     matched = match(captions(*pairs, system=system), references, ["missing"])
-    return evaluate(matched, choose(names, tokeniser))[0]
+    return evaluate(matched, choose(names, tokeniser))
 
 
 ALL = [("a", "a one"), ("b", "b dog"), ("c", "a cat sits"), ("d", "d two x")]

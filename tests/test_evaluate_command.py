@@ -98,6 +98,10 @@ def test_what_is_wrong_with_captions_stops_and_is_listed(folder, capsys):
     assert evaluate("bad.jsonl", "--references", "refs.jsonl", *SHARE) == 2
     err = capsys.readouterr().err
     assert [line.split()[1] for line in err.splitlines() if "help" not in line] == ["E004", "E005", "E008"]
+    rows(folder / "worse.jsonl", [ok("a", "a")])
+    assert evaluate("bad.jsonl", "worse.jsonl", "--references", "refs.jsonl", *SHARE, "--allow", "failed,extra") == 2
+    err = capsys.readouterr().err
+    assert [line.split()[0] for line in err.splitlines() if "help" not in line] == ["bad.jsonl:", "worse.jsonl:"]
     assert evaluate("bad.jsonl", "--references", "refs.jsonl", *SHARE, "--allow", "missing,failed,extra") == 0
     said = capsys.readouterr()
     assert "warning: bad.jsonl: not scored, since missing: 2 clips (c, d)" in said.err
@@ -162,7 +166,9 @@ def test_wrong_use(folder, capsys, words, said):
 def test_a_report_that_is_a_folder(folder, capsys):
     (folder / "e.json").mkdir()
     assert evaluate("good.jsonl", "--references", "refs.jsonl", *SHARE, "--json", "e.json") == 2
-    assert "E017" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "E017" in said.err
+    assert "share  1 [1, 1]" in said.out  # what was computed isn't lost
 
 
 def test_published_scores(folder, capsys):

@@ -6,18 +6,16 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lavcap_core.cli.caption import add_work_arguments, caption_clips, work_spec
 from lavcap_core.errors import Problem, RunError
-from lavcap_core.run.evaluate.read import KINDS
+from lavcap_core.run.evaluate.read import KINDS, shown
 
 if TYPE_CHECKING:
-    from lavcap_core.manifest import Item
     from lavcap_core.run.evaluate.published import Published
-    from lavcap_core.run.evaluate.read import Captions
+    from lavcap_core.run.evaluate.read import Captions, Matched
     from lavcap_core.run.evaluate.result import Evaluation
     from lavcap_core.run.evaluate.score import Chosen
     from lavcap_core.run.evaluate.table import Differences
@@ -28,7 +26,8 @@ _EPILOG = """
 Captions are rows of `lavcap caption --out`, or a csv or jsonl file with id and caption; references a manifest, or the
 official csv of AudioCaps or Clotho. Several files, of captions or saved by --json, stand side by side; the others are
 tested against the first. With --data, a spec's captions are made first, into --out; the same command goes on with them.
-Exit code: 0 all scored, 1 a metric that was asked for can't be computed, 2 wrong use or input, 130 interrupted.
+Exit code: 0 all scored, 1 a metric failed, or one that was asked for can't be computed, 2 wrong use or input, 130
+interrupted.
 """
 
 
@@ -75,14 +74,21 @@ def run(args: argparse.Namespace) -> int:
     from lavcap_core.run.evaluate import compare
 
     _require_usage(args)
-    evaluations, failed = _evaluations(args)
+    evaluations = _named(args, _evaluations(args))
     if args.intersect:
         evaluations = compare.intersection(evaluations, args.seed)
     warnings = compare.unlike(evaluations)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     _report(args, evaluations, compare.compared(evaluations, args.seed), warnings)
-    return 1 if failed else 0
+    return 1 if any(_failed(args, each) for each in evaluations) else 0
+
+
+def _failed(args: argparse.Namespace, evaluation: Evaluation) -> bool:
+    """Whether a metric failed in a way that nobody foresaw, or one that was asked for can't be computed."""
+    asked = [word.rpartition("/")[2] for word in _words(args.metrics or "")]
+    lost = evaluation.unavailable.items()
+    return not evaluation.scores or any(name in asked or why.startswith("E011") for name, why in lost)
 
 
 def _require_usage(args: argparse.Namespace) -> None:
@@ -116,20 +122,42 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _evaluations(args: argparse.Namespace) -> tuple[list[Evaluation], bool]:
-    """Every system's, and whether a metric failed."""
+def _evaluations(args: argparse.Namespace) -> list[Evaluation]:
+    """Every system's; what is wrong with any file is told before the first is scored."""
+    from lavcap_core.run.evaluate.evaluation import evaluate
     from lavcap_core.run.evaluate.result import Evaluation
 
-    found, failed = [], False
-    scorer = _Scorer(args)
-    for name in args.inputs:
-        if name.endswith(".json") and not args.data:
-            found.append(Evaluation.read(Path(name)))
-            continue
-        evaluation, lost = scorer(name)
-        found.append(evaluation)
-        failed |= lost
-    return _named(args, found), failed
+    saved = {name: Evaluation.read(Path(name)) for name in args.inputs if _is_saved(args, name)}
+    if len(saved) == len(set(args.inputs)):
+        return [saved[name] for name in args.inputs]
+    chosen = _chosen(args)
+    matched = _matched(args, [name for name in args.inputs if name not in saved])
+    return [saved[name] if name in saved else evaluate(matched[name], chosen, args.seed) for name in args.inputs]
+
+
+def _is_saved(args: argparse.Namespace, name: str) -> bool:
+    return not args.data and name.endswith(".json")
+
+
+def _matched(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Matched]:
+    """Captions put together with references, by the name of their file."""
+    from lavcap_core.run.evaluate.read import match, read_captions, read_references
+
+    references = read_references(args.references or args.data)
+    found: dict[str, Matched] = {}
+    problems: list[Problem] = []
+    for name in names:
+        captions = _captioned(args) if args.data else read_captions(Path(name))
+        try:
+            found[name] = match(captions, references, _words(args.allow))
+        except RunError as error:
+            problems += error.problems
+    if problems:
+        raise RunError(problems)
+    for name, matched in found.items():
+        for kind, clips in matched.left_out.items():
+            print(f"warning: {name}: not scored, since {kind}: {shown(clips)}", file=sys.stderr)
+    return found
 
 
 def _named(args: argparse.Namespace, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
@@ -138,37 +166,6 @@ def _named(args: argparse.Namespace, evaluations: Sequence[Evaluation]) -> list[
     if len(set(names)) < len(names):
         names = args.inputs
     return [replace(each, system=name) for each, name in zip(evaluations, names, strict=True)]
-
-
-class _Scorer:
-    """Scores captions; references are read and metrics are chosen once, when they are needed."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
-
-    @cached_property
-    def references(self) -> list[Item]:
-        from lavcap_core.run.evaluate.read import read_references
-
-        return read_references(self.args.references or self.args.data)
-
-    @cached_property
-    def chosen(self) -> Chosen:
-        return _chosen(self.args)
-
-    def __call__(self, name: str) -> tuple[Evaluation, bool]:
-        """One system's scores, and whether a metric failed."""
-        from lavcap_core.run.evaluate.evaluation import evaluate
-        from lavcap_core.run.evaluate.read import match, read_captions, shown
-
-        references, chosen = self.references, self.chosen  # what is wrong with them is told before any work
-        captions = _captioned(self.args) if self.args.data else read_captions(Path(name))
-        matched = match(captions, references, _words(self.args.allow))
-        for kind, names in matched.left_out.items():
-            print(f"warning: {captions.file}: not scored, since {kind}: {shown(names)}", file=sys.stderr)
-        evaluation, scored = evaluate(matched, chosen, self.args.seed)
-        asked = bool(self.args.metrics and scored.errors)
-        return evaluation, asked or scored.failed or not scored.scores
 
 
 def _chosen(args: argparse.Namespace) -> Chosen:
@@ -211,12 +208,12 @@ def _report(
     beside = published.of_same_data(evaluations) if args.published is None else []
     beside = published.known() if args.published else beside
     sections = [*table.scores(evaluations, beside), *table.differences(evaluations, differences)]
+    notes = [*(f"warning: {line}" for line in warnings), *(row.note for row in beside)]
+    print((table.markdown if args.markdown else table.text)(evaluations, sections, notes), end="")
     try:
         _write(args, evaluations, beside, differences)
     except OSError as error:
         raise RunError("E017", f"can't be written: {error.strerror}", file=str(error.filename)) from None
-    notes = [*(f"warning: {line}" for line in warnings), *(row.note for row in beside)]
-    print((table.markdown if args.markdown else table.text)(evaluations, sections, notes), end="")
 
 
 def _write(

@@ -24,7 +24,7 @@ from lavcap_core.run.evaluate.score import Chosen, Scored, choose, score
 __all__ = ["evaluate", "reason", "rescored", "sources"]
 
 
-def evaluate(matched: Matched, chosen: Chosen, seed: int = 0) -> tuple[Evaluation, Scored]:
+def evaluate(matched: Matched, chosen: Chosen, seed: int = 0) -> Evaluation:
     """Scores one system's captions.
 
     Args:
@@ -36,7 +36,7 @@ def evaluate(matched: Matched, chosen: Chosen, seed: int = 0) -> tuple[Evaluatio
     clips = {name: values for found in scored.scores.values() for name, values in found.clips.items()}
     statistics = {name: found.statistics for name, found in scored.scores.items() if found.statistics is not None}
     drawn = resample.sums(scored.corpus, clips, statistics, scored.resample)
-    evaluation = Evaluation(
+    return Evaluation(
         system=matched.system,
         scores=scored.corpus,
         intervals=resample.intervals(drawn, seed),
@@ -49,7 +49,6 @@ def evaluate(matched: Matched, chosen: Chosen, seed: int = 0) -> tuple[Evaluatio
         },
         statistics={name: rows.tolist() for name, rows in statistics.items()},
     )
-    return evaluation, scored
 
 
 def reason(error: LavcapError) -> str:
@@ -141,5 +140,5 @@ def rescored(evaluation: Evaluation, ids: frozenset[str], seed: int = 0) -> Eval
         tuple(clip.id for clip in kept if not clip.candidate),
     )
     uses, broken = _uses(evaluation, evaluation.facts["settings"])
-    made, _ = evaluate(matched, Chosen(tuple(uses), broken), seed)
+    made = evaluate(matched, Chosen(tuple(uses), broken), seed)
     return replace(made, unavailable={**evaluation.unavailable, **made.unavailable})

@@ -46,11 +46,6 @@ class Scored:
         """All corpus scores by name."""
         return {name: float(value) for score in self.scores.values() for name, value in score.corpus.items()}
 
-    @property
-    def failed(self) -> bool:
-        """Whether a metric failed in a way that nobody foresaw."""
-        return any(error.code == "E011" for error in self.errors.values())
-
 
 def choose(
     names: Sequence[str] | None = None,
