@@ -11,10 +11,11 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,10 @@ Row = dict[str, Any]
 
 def find() -> str | None:
     """Chromium, as ``$CHROMIUM`` names it or found on the path; None if there is none."""
+    if os.name != "posix":  # elsewhere pipes can't be handed over like this
+        return None
     named = os.environ.get("CHROMIUM")
-    if named or os.name != "posix":
-        return named if os.name == "posix" else None
-    return next((found for name in _NAMES if (found := shutil.which(name))), None)
+    return named or next((found for name in _NAMES if (found := shutil.which(name))), None)
 
 
 @contextlib.contextmanager
@@ -99,19 +100,17 @@ class Browser:
         result: Row = answer["result"]
         return result
 
-    def wait(self, wanted: Any, seconds: float = _PATIENCE) -> Row:
+    def wait(self, wanted: Callable[[Row], bool], seconds: float = _PATIENCE) -> Row:
         """The first message that is wanted; what comes before it is kept as events."""
         end = time.monotonic() + seconds
-        for place, row in enumerate(self._events):
-            if wanted(row):
-                return self._events.pop(place)
-        while (left := end - time.monotonic()) > 0:
-            for row in self._read(left):
-                self._events.append(row)
+        while True:
             for place, row in enumerate(self._events):
                 if wanted(row):
                     return self._events.pop(place)
-        raise TimeoutError(f"the browser said nothing in {seconds:g} s")
+            left = end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"the browser did not say it in {seconds:g} s")
+            self._events += self._read(left)
 
     def _read(self, seconds: float) -> list[Row]:
         if not select.select([self._from], [], [], seconds)[0]:
@@ -146,7 +145,7 @@ class Browser:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(10)
         if self._process.poll() is None:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)  # a session of its own
             self._process.wait()
         os.close(self._to)
         os.close(self._from)

@@ -55,7 +55,7 @@ def write_page(
     """
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     title = f"Evaluation of {', '.join(evaluation.system for evaluation in evaluations)}"
-    data = embed({"title": title, **_data(evaluations, path.parent, published, compared)})
+    data = embed(_data(evaluations, path.parent, published, compared))
     replace_text(path, assemble(template, {"title": title, "version": version("lavcap-core")}, {"data": data}))
 
 

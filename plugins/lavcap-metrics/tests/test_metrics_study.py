@@ -91,7 +91,9 @@ def test_seed_draws_the_clips_and_not_the_blinding(folder, clips):
     for out, seed in (("a.html", "1"), ("b.html", "1"), ("c.html", "2")):
         assert make(clips, "--out", out, "--seed", seed, count=3) == 0
         drawn.append(Key.read(folder / out.replace(".html", ".key.json")))
-    names = [{clip.name for clip in key.clips} for key in drawn]
+    assert make(clips, "--out", "d.html", "--seed", "1", "--references", "test.csv", count=3) == 0
+    names = [{clip.name.removesuffix(".wav").rpartition("/")[2] for clip in key.clips} for key in drawn]
+    assert {clip.name.removesuffix(".wav") for clip in Key.read(folder / "d.key.json").clips} == names[0]
     assert names[0] == names[1] != names[2]
     ids = [{caption.id for clip in key.clips for caption in clip.captions} for key in drawn]
     assert not ids[0] & ids[1]
@@ -150,6 +152,12 @@ def test_folder_of_media_must_be_one(folder, name, capsys):
     (folder / "clips").write_text("")
     assert main(["study", "make", "alpha.jsonl", "--media", name]) == 2
     assert "E060" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_said_in_a_line(folder, clips, capsys):
+    (folder / "file").write_text("")
+    assert make(clips, "--out", "file/study.html") == 2
+    assert "E069 can't be written" in capsys.readouterr().err
 
 
 def test_a_film_goes_before_a_sound_and_what_is_unclear_is_left(tmp_path):
@@ -226,9 +234,12 @@ def test_report_gives_means_intervals_and_published_rows(folder, key, capsys):
 def test_incomplete_answers_count_and_are_named(folder, key, capsys):
     scores = score_all(key, dict.fromkeys(SYSTEMS, 3))
     saved(folder / "answers", key, "anna", dict(list(scores.items())[:4]))
+    saved(folder / "answers", key, "ben", {})
     assert run_report() == 0
-    assert "not complete: anna" in capsys.readouterr().out
-    assert json.loads((folder / "report.json").read_text())["raters"][0]["scored"] == 4
+    said = capsys.readouterr().out
+    assert "1 rater, 6 clips, 4 scores; not complete: anna, ben" in said
+    assert "one rater" in said
+    assert [one["scored"] for one in json.loads((folder / "report.json").read_text())["raters"]] == [4, 0]
 
 
 def test_wrong_files_are_named_and_lose_nothing_else(folder, key, capsys):
@@ -246,6 +257,7 @@ def test_wrong_files_are_named_and_lose_nothing_else(folder, key, capsys):
         "text": {"scores": {**good, caption: "5"}},
         "strange": {"scores": {**good, "0123": 5}},
         "none": {"scores": None},
+        "empty": {"scores": ""},
         "nobody": {"rater": " "},
         "newer": {"lavcap_study_answers": 2},
         "foreign": {"study": "another"},

@@ -80,7 +80,9 @@ def _read(path: Path, study: str, captions: frozenset[str]) -> Answers:
         raise ValueError(f"of version {row['lavcap_study_answers']!r}")
     if row["study"] != study:
         raise _ForeignError(f"answers study {row['study']!r}, not {study!r}")
-    scores = dict(row["scores"])
+    scores = row["scores"]
+    if not isinstance(scores, dict):
+        raise ValueError("scores that are no object")
     other = sorted(scores.keys() - captions)
     if other:
         raise ValueError(f"{len(other)} captions that the study doesn't have, such as {other[0]!r}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,12 +76,22 @@ def _make(args: argparse.Namespace) -> int:
     files = {captions.system: captions.file for captions in sources.captions}
     files |= {make.GROUND_TRUTH: str(args.references)} if args.references else {}
     made = make.key(drawn, {"files": files, "seed": args.seed, "question": question})
-    for folder in (args.out.parent, key_file.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    size = make.write_page(made, args.media, args.out, question, not args.link, round(args.limit * 1e6))
-    made.write(key_file)
+    with _written(args.out):
+        size = make.write_page(made, args.media, args.out, question, not args.link, round(args.limit * 1e6))
+    with _written(key_file):
+        made.write(key_file)
     _tell(args, drawn, size, key_file)
     return 0
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Makes the folder of a file; says in a line what keeps it from being written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise RunError("E069", f"can't be written: {error.strerror or error}", file=str(path)) from None
 
 
 def _sources(args: argparse.Namespace) -> Sources:
@@ -117,6 +128,7 @@ def _report(args: argparse.Namespace) -> int:
         print(problem, file=sys.stderr)
     found = report.report(key, used, args.seed)
     if args.json:
-        report.write(found, {str(problem.file): problem.message for problem in problems}, args.json)
+        with _written(args.json):
+            report.write(found, {str(problem.file): problem.message for problem in problems}, args.json)
     print(report.text(found), end="")
     return 1 if problems else 0

@@ -69,30 +69,36 @@ def draw(sources: Sources, count: int, seed: int) -> Drawn:
         RunError: E060 if there are too few, E061 if two systems are called the same; as `match` if captions and
             references don't belong together.
     """
-    generator = random.Random(seed)
-    texts = _texts(sources, generator)
+    texts = _texts(sources, seed)
     names = list(dict.fromkeys(name for captions in texts.values() for name in captions))
     common = sorted(name for name in names if all(name in captions for captions in texts.values()))
     found = find(sources.media, common)
     left_out = Counter({"without a caption of every system": len(names) - len(common)})
     left_out["fitted by several files"] = len(found.unclear)
     left_out["without a file"] = len(common) - len(found.files) - len(found.unclear)
-    media: dict[str, str] = {}
-    for name in generator.sample(sorted(found.files), len(found.files)):
-        if len(media) == count:
-            break
-        why = unplayable(sources.media / found.files[name])
-        if why:
-            left_out[f"{why}, which browsers don't play"] += 1
-        else:
-            media[name] = found.files[name]
-    left_out = +left_out
+    order = random.Random(seed).sample(sorted(found.files), len(found.files))
+    media = _first_playable(sources.media, {name: found.files[name] for name in order}, count, left_out)
+    left_out = +left_out  # without what is 0
     if len(media) < count:
         raise _too_few(len(media), count, left_out, sources.media)
     return Drawn(media, texts, len(found.files), left_out)
 
 
-def _texts(sources: Sources, generator: random.Random) -> Texts:
+def _first_playable(folder: Path, files: Mapping[str, str], count: int, left_out: Counter[str]) -> dict[str, str]:
+    """So many of the files as browsers play, from the first on; counts the others by reason."""
+    media: dict[str, str] = {}
+    for name, file in files.items():
+        if len(media) == count:
+            break
+        why = unplayable(folder / file)
+        if why:
+            left_out[f"{why}, which browsers don't play"] += 1
+        else:
+            media[name] = file
+    return media
+
+
+def _texts(sources: Sources, seed: int) -> Texts:
     systems = [captions.system for captions in sources.captions]
     systems += [] if sources.references is None else [GROUND_TRUTH]
     twice = sorted(name for name, count in Counter(systems).items() if count > 1)
@@ -107,6 +113,8 @@ def _texts(sources: Sources, generator: random.Random) -> Texts:
         matched = match(captions, clips, KINDS)
         texts[captions.system] = dict(zip(matched.ids, matched.candidates, strict=True))
     if sources.references is not None:
+        # Draws of their own: a seed draws the same clips with and without references.
+        generator = random.Random(f"references {seed}")
         texts[GROUND_TRUTH] = {item.name: generator.choice(item.captions) for item in sources.references}
     return texts
 

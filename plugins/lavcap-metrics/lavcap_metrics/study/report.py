@@ -70,7 +70,7 @@ class Report:
     Attributes:
         study: its id.
         clips: how many it has.
-        raters: each one's file, number of captions scored, and whether all were.
+        raters: each one's file, number of captions scored, and whether all were; who scored none changes nothing.
         systems: in the order in which the study was made; those that got no score are missing.
         differences: of all pairs.
         notes: what must be known about the intervals.
@@ -96,9 +96,10 @@ def report(key: Key, answers: Sequence[Answers], seed: int = 0) -> Report:
     Raises:
         RunError: E067 if nobody scored anything.
     """
-    if not any(one.scores for one in answers):
+    given = [one for one in answers if one.scores]
+    if not given:
         raise RunError("E067", "no file has a score that can be used", help="each file that is left out is told above")
-    tables = {system: _table(key, system, answers) for system in key.systems}
+    tables = {system: _table(key, system, given) for system in key.systems}
     tables = {system: table for system, table in tables.items() if not np.isnan(table).all()}
     drawn = _drawn(tables, seed)
     return Report(
@@ -107,7 +108,7 @@ def report(key: Key, answers: Sequence[Answers], seed: int = 0) -> Report:
         tuple(_rater(one, key) for one in answers),
         tuple(_opinion(system, table, drawn[system]) for system, table in tables.items()),
         tuple(_difference(a, b, tables, drawn) for a, b in combinations(tables, 2)),
-        tuple(_notes(key, answers)),
+        tuple(_notes(key, given)),
         {"method": METHOD, "level": _LEVEL, "draws": DRAWS, "seed": seed},
     )
 
@@ -169,7 +170,8 @@ def text(found: Report) -> str:
     """For a terminal."""
     ratings = sum(rater["scored"] for rater in found.raters)
     incomplete = [rater["rater"] for rater in found.raters if not rater["complete"]]
-    head = ", ".join(map(_counted, (len(found.raters), found.clips, ratings), ("rater", "clip", "score")))
+    raters = sum(rater["scored"] > 0 for rater in found.raters)
+    head = ", ".join(map(_counted, (raters, found.clips, ratings), ("rater", "clip", "score")))
     head += f"; not complete: {', '.join(incomplete)}" if incomplete else ""
     lines = [["", "mean opinion score", "95 % interval", "scores", *map(str, SCORES)]]
     lines += [
