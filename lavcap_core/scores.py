@@ -36,6 +36,7 @@ class Metric(Protocol):
 
     Metrics of one evaluation may run at the same time, in threads. What is missing on the machine (a program, a model)
     is a `LavcapError` with a help line: that metric is reported as unavailable, and the others still come.
+    One that runs a model has a setting ``device``, and is computed only where it is named.
     """
 
     def __call__(self, candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Score:

@@ -95,6 +95,7 @@ def test_what_is_no_mean_and_has_no_counts_has_no_interval():
     assert sums({"x": 0.9}, {"x": [0.0, 1.0]}, {}, {}) == {}
     assert sums({"x": float("nan")}, {"x": [float("nan"), 1.0]}, {}, {}) == {}
     assert intervals({}, seed=0) == {}
+    assert intervals(of_mean([0.5]), seed=0) == {}
     assert compare({}, of_mean([1.0]), seed=0) == {}
 
 

@@ -88,10 +88,10 @@ def sums(
 
 
 def intervals(sources: Mapping[str, Sums], seed: int, draws: int = DRAWS) -> dict[str, tuple[float, float]]:
-    """95 % percentile bootstrap intervals over clips, by name of the score."""
-    if not sources:
+    """95 % percentile bootstrap intervals over clips, by name of the score; none of a single clip."""
+    count = max((len(source.rows) for source in sources.values()), default=0)
+    if count < 2:
         return {}
-    count = len(next(iter(sources.values())).rows)
     drawn = _joined([_scores(sources, d) for d in _draws(count, seed, draws)])
     return {name: _bounds(values) for name, values in drawn.items()}
 

@@ -88,5 +88,5 @@ class Evaluation:
             raise RunError(
                 "E001",
                 f"{path} is no evaluation: {error!r}",
-                help="name a file that `lavcap evaluate ... --json FILE` wrote",
+                help="name a file that `lavcap evaluate ... --json FILE` wrote for one system",
             ) from None
