@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from lavcap_core.errors import RunError
 from lavcap_core.files import replace_text
@@ -169,24 +170,25 @@ def write_page(study: Key, folder: Path, path: Path, question: str, embed_media:
         message = f"the clips have {size / 1e6:.0f} MB, and the page may hold {limit / 1e6:.0f} MB"
         help = "--limit MB allows more; --link leaves them where they are, and the page leads to them; --clips fewer"
         raise RunError("E062", message, help=help)
-    data = {
-        "study": study.study,
-        "question": question,
-        "clips": [
-            {
-                "id": clip.id,
-                "type": TYPES[Path(clip.media).suffix.lower()],
-                "src": None if embed_media else link(folder / clip.media, path.parent),
-                "captions": [{"id": caption.id, "text": caption.text} for caption in clip.captions],
-            }
-            for clip in study.clips
-        ],
-    }
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     media = "".join(_element(clip, folder) for clip in study.clips) if embed_media else ""
+    data = {"study": study.study, "question": question, "clips": _clips(study, folder, None if embed_media else path)}
     parts = {"data": embed(data), "media": media}
     replace_text(path, assemble(template, {"version": version("lavcap-metrics")}, parts))
     return size
+
+
+def _clips(study: Key, folder: Path, page: Path | None) -> list[dict[str, Any]]:
+    """What the page may know of each clip; with where it lies, seen from the page, if it isn't in it."""
+    return [
+        {
+            "id": clip.id,
+            "type": TYPES[Path(clip.media).suffix.lower()],
+            "src": None if page is None else link(folder / clip.media, page.parent),
+            "captions": [{"id": caption.id, "text": caption.text} for caption in clip.captions],
+        }
+        for clip in study.clips
+    ]
 
 
 def _element(clip: Clip, folder: Path) -> str:
