@@ -18,6 +18,7 @@ from lavcap_metrics.study.key import Clip, Key, Rated
 
 SYSTEMS = ("alpha.jsonl", "beta.jsonl", "ground truth")
 CLIPS = 6
+ATTACK = "</script><script>window.ran = 1</script><i>"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def folder(tmp_path, clips, monkeypatch):
     """Captions of two systems, and references; of clip0 both systems say the same."""
     names = [*(f"clip{i}" for i in range(CLIPS)), "odd", "gone"]
     for system in ("alpha", "beta"):
-        rows = [{"clip": f"/there/{name}.wav", "caption": f"{system} hears <i>{name}</i>"} for name in names]
+        rows = [{"clip": f"/there/{name}.wav", "caption": f"{system} hears {ATTACK}{name}"} for name in names]
         rows[0]["caption"] = "both hear clip0"
         (tmp_path / f"{system}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     lines = [f"{name}.wav,people say {number} of {name}" for name in names for number in range(3)]
@@ -392,6 +393,8 @@ def test_a_rater_scores_by_keyboard_comes_back_and_saves(folder, key, chromium):
     assert {one["mean"] for one in json.loads((folder / "report.json").read_text())["systems"]} == {4}
     assert page.errors() == []
     assert set(page.requests()) == {url}
+    assert page.read("window.ran") is None
+    assert sum(ATTACK in text for texts in order for text in texts) == 2 * (CLIPS - 1)
     assert len({tuple(texts) for texts in order}) == CLIPS
 
 
