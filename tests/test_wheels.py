@@ -113,6 +113,16 @@ def test_core_ot_and_gaudi_without_torch(wheels, tmp_path):
     assert "hpu" not in done.stderr
 
 
+def test_metrics_without_torch(wheels, tmp_path):
+    place = environment(tmp_path / "v", wheels, ["lavcap-core", "lavcap-metrics"], without=HEAVY)
+    code = "from lavcap_core import build\nfor name in ('bleu', 'rouge_l', 'cider_d'):\n"
+    code += "    print(*build('metric', name, tokeniser='none')(['a b', 'c d'], [['a b'], ['c d']]).corpus.values())"
+    done = subprocess.run([str(place / "bin" / "python"), "-c", code], capture_output=True, text=True, cwd=place)
+    bleu, rouge_l, cider_d = done.stdout.splitlines()
+    assert (len(bleu.split()), float(rouge_l), float(cider_d)) == (4, 1.0, 5.0), done.stderr
+    assert "install-spice" in run(place, "metrics", "--help", check=True).stdout
+
+
 @pytest.mark.parametrize("plugin", PLUGINS)
 def test_each_plugin_with_what_it_requires(wheels, tmp_path, plugin):
     names = {"lavcap-core", plugin, *(["lavcap-ot", "lavcap-llama"] if plugin == "lavcap-starter" else [])}

@@ -16,6 +16,7 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib import resources
 from pathlib import Path
 
 from tqdm import tqdm
@@ -71,21 +72,30 @@ def installed() -> dict[str, Installed]:
 
 
 def find(other: str | None = None) -> list[Path]:
-    """The jars: of a folder that the user names, or those that were installed.
+    """The jars: of a folder that the user names, or those that were installed, or those that pycocoevalcap fetched.
 
     Raises:
         BuildError: E040 if they are not there; E041 if they are not what they should be.
     """
-    place = folder() if other is None else Path(other)
-    missing = [name for name in JARS if not (place / name).is_file()]
-    if missing:
-        raise BuildError("E040", f"SPICE needs {' and '.join(missing)}, not found in {place}", help=_HELP)
-    known = installed() if other is None else {}
+    places = [folder(), _theirs()] if other is None else [Path(other)]
+    place = next((place for place in places if not _missing(place)), places[0])
+    if _missing(place):
+        raise BuildError("E040", f"SPICE needs {' and '.join(_missing(place))}, not found in {place}", help=_HELP)
+    known = installed() if place == folder() else {}
     for name in JARS:
         _require_content(place / name, name)
         if name in known and _digest(place / name) != known[name].sha256:
             raise BuildError("E041", f"{place / name} is not the file that was installed", help=_HELP)
     return [place / name for name in JARS]
+
+
+def _missing(place: Path) -> list[str]:
+    return [name for name in JARS if not (place / name).is_file()]
+
+
+def _theirs() -> Path:
+    """Where pycocoevalcap puts the jars when it is asked for SPICE."""
+    return Path(str(resources.files("pycocoevalcap.spice") / "lib"))
 
 
 def install(source: Path | None = None) -> dict[str, Installed]:

@@ -47,7 +47,8 @@ def _spice() -> str:
     from lavcap_metrics.spice import NEWEST, OLDEST
 
     jars, found = corenlp.find(), java.oldest_fitting(OLDEST, NEWEST)
-    checked = {row.checked for row in corenlp.installed().values()}
+    rows = corenlp.installed().values() if jars[0].parent == corenlp.folder() else []
+    checked = {row.checked for row in rows} or {"what it must hold only"}
     lines = [f"jars in {jars[0].parent}", f"Java {found.version}, from {found.source}: {found.program}"]
     return "\n".join([*lines, *(f"compared with: {text}" for text in sorted(checked))])
 

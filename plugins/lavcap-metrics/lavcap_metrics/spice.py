@@ -129,12 +129,12 @@ def jar() -> Path:
 
 
 def _class_path(jars: Sequence[Path], major: int) -> list[Path]:
-    """SPICE, then CoreNLP and the other libraries in the order of SPICE's manifest."""
+    """CoreNLP and the other libraries in the order of SPICE's manifest; SPICE last, as its jar brings in its folder."""
     manifest = zipfile.ZipFile(jar()).read("META-INF/MANIFEST.MF").decode("utf-8").replace("\r\n", "\n")
     line = next(line for line in manifest.replace("\n ", "").split("\n") if line.startswith("Class-Path:"))
     known = {path.name: path for path in jars}
     names = [Path(name).name for name in line.removeprefix("Class-Path:").split()]
-    paths = [jar(), *(known.get(name, jar().parent / "lib" / name) for name in names)]
+    paths = [*(known.get(name, jar().parent / "lib" / name) for name in names), jar()]
     # SPICE lays out its results with JavaScript, which Java has lost with version 15.
     return paths + ([Path(__file__).parent / "script"] if major >= 15 else [])
 

@@ -128,6 +128,7 @@ class _Tokeniser:
         self._lock = threading.Lock()
         self._process: Watched | None = None
         self._folder: Path | None = None
+        self._owner = os.getpid()
         self._left = 0
 
     def run(self, document: bytes, timeout: float) -> bytes:
@@ -143,7 +144,8 @@ class _Tokeniser:
         """Ends the process and takes away its pipes."""
         if self._process is not None:
             self._process.close()
-        if self._folder is not None:
+        # A process that was forked from this one must leave it its pipes.
+        if self._folder is not None and self._owner == os.getpid():
             shutil.rmtree(self._folder, ignore_errors=True)
         self._process = self._folder = None
 
@@ -151,6 +153,7 @@ class _Tokeniser:
         if self._process is None or self._folder is None or not self._process.alive or self._left == 0:
             self.close()
             program = java.find().program
+            self._owner = os.getpid()
             self._folder = Path(tempfile.mkdtemp(prefix="lavcap-ptb-"))
             os.mkfifo(self._folder / "in")
             os.mkfifo(self._folder / "out")
@@ -179,7 +182,9 @@ def _exchange(process: Watched, folder: Path, document: bytes, timeout: float) -
             threads[-1].join(0.05)
     except BaseException:
         process.close()
-        _release(folder)
+        while any(thread.is_alive() for thread in threads):
+            _release(folder)
+            threads[-1].join(0.05)
         raise
     return found[0]
 
