@@ -85,7 +85,7 @@ def test_a_scene_is_heard_in_the_order_of_its_caption(learning, tmp_path):
     assert item.captions[0] == "a thing1 and a thing0"
     with wave.open(item.clip) as file:
         samples = np.frombuffer(file.readframes(1600), "<i2")
-    assert samples[0] == pytest.approx(0.01 * 32767, abs=1)
+    assert samples[0] == pytest.approx(0.01 * 32767, abs=2)  # truncated twice
     assert samples[-1] == 0
     assert len(list(Path(item.frames).iterdir())) == 2
 

@@ -103,8 +103,8 @@ def test_unknown_but_in_the_catalogue(site):
 def test_misspelt(site):
     add(site)
     assert "did you mean 'mine'?" in str(code_of(lambda: installed().find("fuser", "minee")))
-    near = code_of(lambda: installed().find("metric", "spidr"))
-    assert "did you mean 'spider'? (pip install lavcap-metrics)" in str(near)
+    near = code_of(lambda: installed().find("aligner", "mmmd"))
+    assert "did you mean 'mmd'? (pip install lavcap-dali)" in str(near)
 
 
 def test_older_copy_further_down_the_path_is_not_seen(site, tmp_path, monkeypatch):

@@ -278,7 +278,8 @@ class _Filling:
             if data.isfinite().all():
                 self._keep(modality, clip, sample, Ready(compact(data), mask, times))
             else:
-                self.report.failed[sample.name] = f"D032 the {modality} encoder gives values that are not finite"
+                wrong = DataError("D032", f"the {modality} encoder gives values that are not finite")
+                self.report.failed[sample.name] = reason(wrong)
 
     def _tokens(self, modality: str, samples: Sequence[Sample]) -> Tokens:
         backend, recipe = self.features.backend, self.features.recipe
