@@ -56,6 +56,11 @@ class Watched:
         return self._owner == os.getpid() and self._popen.poll() is None
 
     @property
+    def failed(self) -> bool:
+        """Whether it ended, and not as it should."""
+        return self._popen.poll() not in (None, 0)
+
+    @property
     def last_words(self) -> str:
         """The last lines of its standard error."""
         return "\n".join(self._errors)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ _OPTIONS = ("-preserveLines", "-lowerCase")
 _LINE_ENDS = re.compile("[\n\r\x0b\x0c\u2028\u2029]")
 _DOCUMENTS = 10_000
 """How many documents a process is told of when it starts; then another is started."""
+_GRACE = 1.0
+"""Seconds in which what a process wrote before its end is read."""
+_EXIT = 0.005
+"""Seconds between the end of a process's files, where it was killed, and its own end."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,10 @@ class _Tokeniser:
         if not hasattr(os, "mkfifo"):
             return _run_once(document, timeout)
         with self._lock:
-            process, folder = self._running()
+            try:
+                process, folder = self._running()
+            except OSError:  # a file system without named pipes
+                return _run_once(document, timeout)
             self._left -= 1
             return _exchange(process, folder, document, timeout)
 
@@ -176,10 +184,15 @@ def _exchange(process: Watched, folder: Path, document: bytes, timeout: float) -
         thread.start()
     try:
         while any(thread.is_alive() for thread in threads):
-            if not process.alive:
-                raise process.ended()
             process.check(timeout)
             threads[-1].join(0.05)
+            # After its last document it ends by itself: what it wrote may still be on its way here.
+            if not process.alive:
+                threads[-1].join(_GRACE)
+                break
+        time.sleep(_EXIT)
+        if process.failed or not found:
+            raise process.ended()
     except BaseException:
         process.close()
         while any(thread.is_alive() for thread in threads):
@@ -202,7 +215,7 @@ def _release(folder: Path) -> None:
 
 
 def _run_once(document: bytes, timeout: float) -> bytes:
-    """Where there are no named pipes (Windows): a process for each document."""
+    """Where there are no named pipes, as on Windows: a process for each document."""
     with tempfile.TemporaryDirectory(prefix="lavcap-ptb-") as folder:
         (Path(folder) / "in").write_bytes(document)
         command = [java.find().program, "-cp", str(jar()), _MAIN, *_OPTIONS, "in"]

@@ -113,6 +113,14 @@ def test_a_process_that_ends_is_reported(fake_java, tokeniser):
     assert "ended with exit code 1; it said: Exception: no space" in str(error.value)
 
 
+def test_a_process_that_ends_within_a_document_is_reported(fake_java, tokeniser):
+    fake_java("import os\nopen('in').read()\nos.write(os.open('out', os.O_WRONLY), b'half a do')\nos._exit(9)")
+    with pytest.raises(RunError) as error:
+        tokens.tokenise(["half a document"])
+    assert error.value.code == "E032"
+    assert "exit code 9" in str(error.value)
+
+
 def test_lost_lines_are_an_error(real_java, tokeniser, monkeypatch):
     monkeypatch.setattr(tokeniser, "run", lambda document, timeout: b"a\nb")
     with pytest.raises(RunError) as error:
@@ -120,11 +128,32 @@ def test_lost_lines_are_an_error(real_java, tokeniser, monkeypatch):
     assert error.value.code == "E033"
 
 
-def test_where_there_are_no_named_pipes(real_java, tokeniser, raw, monkeypatch):
+@pytest.mark.parametrize("system", ["knows none", "file system has none"])
+def test_where_there_are_no_named_pipes(real_java, tokeniser, raw, monkeypatch, system):
     expected = tokens.tokenise(raw[0])
+    tokeniser.close()
     monkeypatch.setattr(tokens, "_known", tokens.Memo(16))
-    monkeypatch.delattr(os, "mkfifo")
+    if system == "knows none":
+        monkeypatch.delattr(os, "mkfifo")
+    else:
+        monkeypatch.setattr(os, "mkfifo", refuse)
     assert tokens.tokenise(raw[0]) == expected
+    assert tokeniser._process is None
+
+
+def refuse(path):
+    raise PermissionError(1, "Operation not permitted", str(path))
+
+
+@pytest.mark.parametrize(
+    ("script", "said"), [("import sys; sys.exit(3)", "exit status 3"), ("import time; time.sleep(9)", "timed out")]
+)
+def test_failures_where_there_are_no_named_pipes(fake_java, tokeniser, monkeypatch, script, said):
+    monkeypatch.delattr(os, "mkfifo")
+    fake_java(script)
+    with pytest.raises(RunError) as error:
+        tokens.tokenise(["a dog"], timeout=0.5)
+    assert (error.value.code, said in str(error.value)) == ("E032", True)
 
 
 def test_without_java(no_java, tokeniser):
