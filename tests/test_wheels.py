@@ -78,6 +78,8 @@ def test_every_wheel_holds_what_it_needs(wheels):
     assert "lavcap_core/run/evaluate/page.html" in core
     metrics = zipfile.ZipFile(next(wheels.glob("lavcap_metrics-*.whl"))).namelist()
     assert "lavcap_metrics/study/page.html" in metrics
+    assert "lavcap_metrics/script/lavcap/JsonEngine.class" in metrics
+    assert "lavcap_metrics/script/META-INF/services/javax.script.ScriptEngineFactory" in metrics
 
 
 def test_core_alone_without_torch(wheels, tmp_path):
