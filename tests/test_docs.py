@@ -98,6 +98,7 @@ def folder(site, tmp_path, monkeypatch):
     shutil.copy(place / "clips" / "two.wav", place / "videos" / "6BJ455B1aAs_0.wav")
     write_clip(place / "sound.wav", video=None, audio="pcm_s16le")
     write_picture(place / "picture.png", numbered_picture(1))
+    monkeypatch.setenv("LAVCAP_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(str(place))
     before = set(sys.modules)
