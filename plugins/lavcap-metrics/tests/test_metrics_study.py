@@ -177,6 +177,32 @@ def test_what_browsers_play_is_told_by_content_not_by_name(tmp_path):
     assert media.unplayable(tmp_path / "a.avi") == "of kind .avi"
 
 
+@pytest.mark.parametrize(
+    ("name", "codecs"),
+    [
+        ("a.mp3", {"video": None, "audio": "libmp3lame"}),
+        ("a.webm", {"video": "libvpx-vp9", "audio": "libopus"}),
+        ("b.webm", {"video": "libvpx", "audio": "libopus"}),
+        ("a.flac", {"video": None, "audio": "flac"}),
+    ],
+)
+def test_formats_that_go_by_another_name_where_they_are_decoded(tmp_path, name, codecs):
+    assert media.unplayable(write_clip(tmp_path / name, 0.3, rate=48000, **codecs)) is None
+
+
+def test_without_a_folder_the_clips_are_the_files_that_are_named(folder, clips, capsys):
+    rows = [{"id": f"clip{i}", "clip": f"{clips}/clip{i}.wav", "caption": f"people say {i}"} for i in range(3)]
+    rows[2]["end"] = 0.1  # a stretch, and the page plays whole files
+    (folder / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["study", "make", "alpha.jsonl", "beta.jsonl", "--references", "list.jsonl", "--clips"]
+    assert main([*command, "3"]) == 2
+    assert "2 can be shown" in capsys.readouterr().err
+    assert main([*command, "2"]) == 0
+    found = Key.read(folder / "study.key.json").clips
+    assert {clip.name: clip.media for clip in found} == {f"clip{i}": f"{clips}/clip{i}.wav" for i in range(2)}
+    assert (folder / "study.html").stat().st_size > 2 * 4 / 3 * (clips / "clip0.wav").stat().st_size
+
+
 # Reports
 
 

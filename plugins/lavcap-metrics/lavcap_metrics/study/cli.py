@@ -33,7 +33,12 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
     add("captions", nargs="+", metavar="FILE", type=Path, help="captions (.jsonl, .csv), a file for each system")
     add("--name", action="append", default=[], metavar="NAME", help="of a system, in order (default: the file's)")
     add("--references", metavar="FILE", type=Path, help="what people said of the clips: shown as one system more")
-    add("--media", metavar="FOLDER", type=Path, required=True, help="folder of the clips, found by name")
+    add(
+        "--media",
+        metavar="FOLDER",
+        type=Path,
+        help="folder of the clips (default: the files that references or captions name)",
+    )
     add("--clips", metavar="N", type=_count, default=35, help="how many to show (default: 35)")
     add("--seed", metavar="N", type=int, default=0, help="draws the clips (default: 0)")
     add("--out", metavar="FILE", type=Path, default=Path("study.html"), help="the page (default: study.html)")
@@ -77,7 +82,7 @@ def _make(args: argparse.Namespace) -> int:
     files |= {make.GROUND_TRUTH: str(args.references)} if args.references else {}
     made = make.key(drawn, {"files": files, "seed": args.seed, "question": question})
     with _written(args.out):
-        size = make.write_page(made, args.media, args.out, question, not args.link, round(args.limit * 1e6))
+        size = make.write_page(made, args.media or Path(), args.out, question, not args.link, round(args.limit * 1e6))
     with _written(key_file):
         made.write(key_file)
     _tell(args, drawn, size, key_file)
@@ -98,7 +103,7 @@ def _sources(args: argparse.Namespace) -> Sources:
     from lavcap_core.run.evaluate.read import read_captions, read_references
     from lavcap_metrics.study.make import Sources
 
-    if not args.media.is_dir():
+    if args.media and not args.media.is_dir():
         raise RunError("E060", "is no folder", help="--media names the folder of the clips", file=str(args.media))
     if len(args.name) > len(args.captions):
         raise RunError("E061", f"{len(args.name)} names for {len(args.captions)} files of captions")
@@ -109,7 +114,7 @@ def _sources(args: argparse.Namespace) -> Sources:
 
 
 def _tell(args: argparse.Namespace, drawn: Drawn, size: int, key_file: Path) -> None:
-    where = f"leads to {args.media}" if args.link else f"{size / 1e6:.1f} MB of clips in it"
+    where = f"leads to {args.media or 'the clips'}" if args.link else f"{size / 1e6:.1f} MB of clips in it"
     print(f"{args.out}: {args.clips} of {drawn.candidates} clips, {len(drawn.texts)} systems, {where}")
     print(f"{key_file}: which caption is whose; raters must not get it")
     for reason, number in drawn.left_out.items():

@@ -6,7 +6,7 @@ import base64
 import random
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,10 +15,10 @@ from typing import Any
 from lavcap_core.errors import RunError
 from lavcap_core.files import replace_text
 from lavcap_core.manifest import Item
-from lavcap_core.run.evaluate.read import KINDS, Captions, match
+from lavcap_core.run.evaluate.read import KINDS, Captions, Matched, match
 from lavcap_core.webpage import assemble, embed, link
 from lavcap_metrics.study.key import Clip, Key, Rated
-from lavcap_metrics.study.media import TYPES, find, unplayable
+from lavcap_metrics.study.media import TYPES, Found, find, unplayable
 
 __all__ = ["GROUND_TRUTH", "QUESTION", "Drawn", "Sources", "draw", "key", "write_page"]
 
@@ -38,12 +38,12 @@ class Sources:
     Attributes:
         captions: of each system.
         references: clips with what people said of them; one of each clip's texts is shown as a system's. Or None.
-        media: folder of the clips.
+        media: folder of the clips; or None, where they are the files that references or captions name.
     """
 
     captions: Sequence[Captions]
     references: Sequence[Item] | None
-    media: Path
+    media: Path | None
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Drawn:
     """Clips that were drawn.
 
     Attributes:
-        media: their files, relative to the folder of media, by name.
+        media: their files by name, relative to the folder of media if there is one.
         texts: captions of all clips that could be drawn, by system and name of the clip.
         candidates: how many could be drawn.
         left_out: how many could not, by reason.
@@ -70,19 +70,28 @@ def draw(sources: Sources, count: int, seed: int) -> Drawn:
         RunError: E060 if there are too few, E061 if two systems are called the same; as `match` if captions and
             references don't belong together.
     """
-    texts = _texts(sources, seed)
+    clips = _listed(sources)
+    matched = [match(captions, clips, KINDS) for captions in sources.captions]
+    texts = _texts(sources, matched, seed)
     names = list(dict.fromkeys(name for captions in texts.values() for name in captions))
     common = sorted(name for name in names if all(name in captions for captions in texts.values()))
-    found = find(sources.media, common)
+    found = find(sources.media, common) if sources.media else _named(clips, matched, common)
     left_out = Counter({"without a caption of every system": len(names) - len(common)})
     left_out["fitted by several files"] = len(found.unclear)
     left_out["without a file"] = len(common) - len(found.files) - len(found.unclear)
     order = random.Random(seed).sample(sorted(found.files), len(found.files))
-    media = _first_playable(sources.media, {name: found.files[name] for name in order}, count, left_out)
+    media = _first_playable(sources.media or Path(), {name: found.files[name] for name in order}, count, left_out)
     left_out = +left_out  # without what is 0
     if len(media) < count:
         raise _too_few(len(media), count, left_out, sources.media)
     return Drawn(media, texts, len(found.files), left_out)
+
+
+def _named(clips: Sequence[Item], matched: Sequence[Matched], wanted: Collection[str]) -> Found:
+    """The files that references or captions name; not of clips that are a stretch of one, as files are played whole."""
+    parts = {item.name for item in clips if item.start or item.end is not None}
+    named = {name: file for one in matched for name, file in zip(one.ids, one.media, strict=True) if file}
+    return Found({name: file for name, file in named.items() if name in wanted and name not in parts}, ())
 
 
 def _first_playable(folder: Path, files: Mapping[str, str], count: int, left_out: Counter[str]) -> dict[str, str]:
@@ -99,20 +108,21 @@ def _first_playable(folder: Path, files: Mapping[str, str], count: int, left_out
     return media
 
 
-def _texts(sources: Sources, seed: int) -> Texts:
+def _listed(sources: Sources) -> Sequence[Item]:
+    """Which clips there are: without references, the first system's captions say it."""
+    if sources.references is not None:
+        return sources.references
+    return [Item(None, name) for name in dict.fromkeys(row.name for row in sources.captions[0].rows)]
+
+
+def _texts(sources: Sources, matched: Sequence[Matched], seed: int) -> Texts:
     systems = [captions.system for captions in sources.captions]
     systems += [] if sources.references is None else [GROUND_TRUTH]
     twice = sorted(name for name, count in Counter(systems).items() if count > 1)
     if twice:
         help = "call each its own: --name NAME, once for each file and in their order"
         raise RunError("E061", f"several systems are called {', '.join(twice)}", help=help)
-    clips = sources.references
-    if clips is None:  # then the first system's captions say which clips there are
-        clips = [Item(None, name) for name in dict.fromkeys(row.name for row in sources.captions[0].rows)]
-    texts = {}
-    for captions in sources.captions:
-        matched = match(captions, clips, KINDS)
-        texts[captions.system] = dict(zip(matched.ids, matched.candidates, strict=True))
+    texts = {one.system: dict(zip(one.ids, one.candidates, strict=True)) for one in matched}
     if sources.references is not None:
         # Draws of their own: a seed draws the same clips with and without references.
         generator = random.Random(f"references {seed}")
@@ -120,9 +130,12 @@ def _texts(sources: Sources, seed: int) -> Texts:
     return texts
 
 
-def _too_few(found: int, count: int, left_out: Mapping[str, int], folder: Path) -> RunError:
+def _too_few(found: int, count: int, left_out: Mapping[str, int], folder: Path | None) -> RunError:
     reasons = "; ".join(f"{number} {reason}" for reason, number in left_out.items())
-    help = f"left out: {reasons}. Clips are looked for in {folder}" if reasons else "--clips asks for fewer"
+    where = (
+        f"looked for in {folder}" if folder else "the files that references or captions name; --media FOLDER has others"
+    )
+    help = f"left out: {reasons}. Clips are {where}" if reasons else "--clips asks for fewer"
     if any("browsers" in reason for reason in left_out):
         help += "; ffmpeg -i CLIP.avi -c:v libx264 -c:a aac CLIP.mp4 makes what browsers play"
     return RunError("E060", f"{count} clips are wanted, and {found} can be shown", help=help)

@@ -55,7 +55,7 @@ class Found:
     """Files of clips.
 
     Attributes:
-        files: by name of the clip, relative to the folder.
+        files: by name of the clip; of those found in a folder, relative to it.
         unclear: clips that several files fit.
     """
 
@@ -83,7 +83,8 @@ def unplayable(file: Path) -> str | None:
     try:
         with av.open(str(file)) as container:
             streams = (*container.streams.video, *container.streams.audio)
-            codecs = [stream.codec_context.name if stream.codec_context else "unknown" for stream in streams]
+            # The format's own name: what decodes it may be called otherwise, as mp3float is for mp3.
+            codecs = [one.codec_context.codec.canonical_name if one.codec_context else "unknown" for one in streams]
             pixels = [video.codec_context.pix_fmt for video in container.streams.video if video.codec_context]
     except (OSError, av.error.FFmpegError):
         return "that can't be read"
