@@ -177,6 +177,18 @@ def test_dry_run_lists_what_each_run_changes(place, capsys):
     )
 
 
+def test_titles_of_several_lines_are_comments_of_one(place):
+    more = SWEEP.replace("title: Widths", r'title: "Widths\nof\x85all"').replace(
+        "title: eight wide", "title: |\n      a\n      b"
+    )
+    Path("sweep.yaml").write_text(more)
+    sweep = plan.read("sweep.yaml")
+    row = sweep.rows[1]
+    text = plan.text(sweep, row, row.runs[0])
+    assert text.splitlines()[:2] == ["# Widths of all: a b", "# base.yaml, changed:"]
+    assert read_text(text).filled()["audio_encoder"]["width"] == 8
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3).map(tuple) | st.dictionaries(st.text(), inner, max_size=3),

@@ -287,7 +287,8 @@ def _put(node: Node, path: Sequence[str], value: Node) -> Node:
 def text(sweep: Sweep, row: Row, run: Run) -> str:
     """The spec of a run as YAML: what it gives, with paths made absolute, without defaults."""
     named = row.title if run.seed is None else f"{row.title}, seed {run.seed}"
-    lines = [f"# {sweep.title}: {named}", f"# {sweep.base}, changed:"]
+    title = " ".join(f"{sweep.title}: {named}".split())  # a title may have several lines, a comment has one
+    lines = [f"# {title}", f"# {sweep.base}, changed:"]
     lines += [f"#   {key}: {flow(value)}" for key, value in {**sweep.shared, **row.changes}.items()] or ["#   nothing"]
     for key, value in _given(run.spec.filled(), run.given).items():
         block = isinstance(value, dict) and value
