@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["cache_folder", "replace_text", "sync"]
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a file under a temporary name, syncs it and renames it."""
+    """Writes a file under a temporary name, syncs it and renames it.
+
+    Half a surrogate pair, which no UTF-8 holds, is written as JSON escapes it.
+
+    Raises:
+        OSError: with the name of the file that was meant; nothing is left behind.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise type(error)(error.errno, error.strerror, str(path)) from None
 
 
 def sync(path: Path) -> None:

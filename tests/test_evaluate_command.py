@@ -167,8 +167,9 @@ def test_a_report_that_is_a_folder(folder, capsys):
     (folder / "e.json").mkdir()
     assert evaluate("good.jsonl", "--references", "refs.jsonl", *SHARE, "--json", "e.json") == 2
     said = capsys.readouterr()
-    assert "E017" in said.err
+    assert said.err.startswith("e.json: E017")
     assert "share  1 [1, 1]" in said.out  # what was computed isn't lost
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
 
 def test_published_scores(folder, capsys):
@@ -255,3 +256,55 @@ def test_clips_without_references_are_told_before_captioning(clips, capsys):
     assert evaluate("toy.yaml", "--data", "test.jsonl", *SHARE) == 2
     assert "E010" in capsys.readouterr().err
     assert not (clips / "toy.test.captions.jsonl").exists()
+
+
+def test_reports_are_written_before_the_terminal_can_fail(folder, monkeypatch):
+    from lavcap_core.run.evaluate import table
+
+    def fail(*arguments):
+        raise UnicodeEncodeError("ascii", "x", 0, 1, "no such letter")
+
+    monkeypatch.setattr(table, "text", fail)
+    with pytest.raises(UnicodeEncodeError):
+        evaluate("good.jsonl", "--references", "refs.jsonl", *SHARE, "--json", "e.json")
+    assert Evaluation.read(folder / "e.json").scores == {"share": 1.0}
+
+
+def test_half_of_a_surrogate_pair_is_kept(folder):
+    rows(folder / "odd.jsonl", [ok(name, "x \ud83d y") for name in "abcd"])
+    assert evaluate("odd.jsonl", "--references", "refs.jsonl", *SHARE, "--json", "e.json", "--csv", "e.csv") == 0
+    assert Evaluation.read(folder / "e.json").clips[0].candidate == "x \ud83d y"
+    assert "x \\ud83d y" in (folder / "e.csv").read_text()
+
+
+def test_scored_evaluations_take_no_settings_of_scoring(folder, capsys):
+    assert evaluate("good.jsonl", "--references", "refs.jsonl", *SHARE, "--json", "e.json") == 0
+    assert evaluate("e.json", "--metrics", "nonsense") == 2
+    assert "E016 --metrics is for captions" in capsys.readouterr().err
+
+
+def test_of_several_captions_the_first_is_said_to_be_scored(folder, capsys):
+    rows(folder / "twice.jsonl", [ok(name, "a dog barks") for name in "aabcd"])
+    assert evaluate("twice.jsonl", "--references", "refs.jsonl", *SHARE, "--allow", "duplicate") == 0
+    said = capsys.readouterr()
+    assert "first caption scored, as there are several: 1 clip (a)" in said.out
+    assert "not scored" not in said.out + said.err
+
+
+def test_numbers_may_be_ids(folder):
+    rows(folder / "numbers.jsonl", [{"id": i, "captions": ["rain"], "clip": f"{i}.wav"} for i in (1, 2)])
+    rows(folder / "said.jsonl", [{"id": i, "caption": "rain"} for i in (1, 2)])
+    assert evaluate("said.jsonl", "--references", "numbers.jsonl", *SHARE) == 0
+
+
+def test_a_metric_that_cannot_be_resampled_costs_no_other(folder, capsys, monkeypatch):
+    import lavcap_words.parts
+
+    def fail(self, statistics):
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(lavcap_words.parts.Ratio, "resampled", fail)
+    assert evaluate("good.jsonl", "--references", "refs.jsonl", "--metrics", "share,ratio") == 1
+    said = capsys.readouterr().out
+    assert "\nshare  1 " in said
+    assert "not computed: ratio: E011 metric 'ratio' failed: ZeroDivisionError" in said

@@ -109,3 +109,18 @@ def test_scores_that_only_one_system_has_are_not_compared():
     one = of_mean([0.0, 1.0]) | of_ratio([1, 1], [2, 2])
     assert set(compare(one, of_mean([1.0, 1.0]), seed=0)) == {"m"}
     assert isinstance(one["ratio"], Sums)
+
+
+def test_scores_are_paired_by_name_in_whatever_order_they_come():
+    generator = np.random.default_rng(4)
+    first = {name: list(generator.random(40)) for name in "ab"}
+    second = {name: list(np.array(values) + 0.3) for name, values in first.items()}
+    more = {"c": list(generator.random(40)), "b": second["b"], "a": second["a"]}
+
+    def made(clips):
+        return sums({name: float(np.mean(values)) for name, values in clips.items()}, clips, {}, {})
+
+    for other in (second, dict(reversed(second.items())), more, {"b": second["b"]}):
+        found = compare(made(first), made(other), seed=0)
+        assert found.keys() == first.keys() & other.keys()
+        assert [one.p for one in found.values()] == pytest.approx([1 / 10_001] * len(found))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lavcap_core.cli.caption import add_work_arguments, caption_clips, work_spec
 from lavcap_core.errors import Problem, RunError
-from lavcap_core.run.evaluate.read import KINDS, shown
+from lavcap_core.run.evaluate.read import KINDS
 
 if TYPE_CHECKING:
     from lavcap_core.run.evaluate.published import Published
@@ -62,6 +62,10 @@ def command(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
+_SCORING = ("metrics", "metric_set", "tokeniser", "allow", "references")
+"""Arguments that say how captions are scored."""
+
+
 def _seed(text: str) -> int:
     number = int(text)
     if number < 0:
@@ -109,10 +113,15 @@ def _misused(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
         yield "--data goes with one spec", "evaluate each with --json FILE, and compare the files"
     if not args.data and captions and args.references is None:
         yield f"{captions[0]} has nothing to be compared with", "--references FILE, or --data MANIFEST for a spec"
+    scoring = [f"--{name.replace('_', '-')}" for name in _SCORING if getattr(args, name)]
+    if scoring and not captions:
+        yield f"{scoring[0]} is for captions, and these are scored already", "evaluate the captions anew with it"
     if not args.data and args.overrides:
         yield "--set is for a spec, with --data", "a metric's settings are --metric-set NAME.KEY=VALUE"
     if args.name and len(args.name) != len(args.inputs):
         yield f"{len(args.inputs)} systems have {len(args.name)} --name", "name each of them, in order"
+    if len(set(args.name)) < len(args.name):
+        yield "two systems have the same --name", "call each its own"
     unknown = [kind for kind in _words(args.allow) if kind not in KINDS]
     if unknown:
         yield f"--allow: there is no '{unknown[0]}'", f"there are: {', '.join(KINDS)}"
@@ -142,6 +151,7 @@ def _is_saved(args: argparse.Namespace, name: str) -> bool:
 def _matched(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Matched]:
     """Captions put together with references, by the name of their file."""
     from lavcap_core.run.evaluate.read import match, read_captions, read_references
+    from lavcap_core.run.evaluate.table import left_out
 
     references = read_references(args.references or args.data)
     found: dict[str, Matched] = {}
@@ -156,7 +166,7 @@ def _matched(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Matche
         raise RunError(problems)
     for name, matched in found.items():
         for kind, clips in matched.left_out.items():
-            print(f"warning: {name}: not scored, since {kind}: {shown(clips)}", file=sys.stderr)
+            print(f"warning: {name}: {left_out(kind, clips)}", file=sys.stderr)
     return found
 
 
@@ -209,11 +219,12 @@ def _report(
     beside = published.known() if args.published else beside
     sections = [*table.scores(evaluations, beside), *table.differences(evaluations, differences)]
     notes = [*(f"warning: {line}" for line in warnings), *(row.note for row in beside)]
-    print((table.markdown if args.markdown else table.text)(evaluations, sections, notes), end="")
     try:
         _write(args, evaluations, beside, differences)
     except OSError as error:
         raise RunError("E017", f"can't be written: {error.strerror}", file=str(error.filename)) from None
+    finally:  # in this order neither a file nor a terminal that takes no more costs the other
+        print((table.markdown if args.markdown else table.text)(evaluations, sections, notes), end="")
 
 
 def _write(

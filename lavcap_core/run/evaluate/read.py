@@ -104,8 +104,9 @@ def _row(row: Any) -> Row:
     if not isinstance(row, dict):
         raise ValueError(row if isinstance(row, str) else f"not an object: {row!r}")
     name = next((row[column] for column in _ID_COLUMNS if row.get(column)), None)
-    if not isinstance(name, str):
+    if not isinstance(name, str | int) or isinstance(name, bool):
         raise ValueError("names no clip")
+    name = str(name)  # manifests take numbers too
     if "caption" not in row:
         raise ValueError(f"'{name}' has no 'caption'")
     caption = row["caption"]

@@ -60,7 +60,7 @@ def sums(
     statistics: Mapping[str, Any],
     resample: Mapping[str, Any],
 ) -> dict[str, Sums]:
-    """What can be resampled: by metric what has statistics, and under "" what is the mean of the clips' scores.
+    """What can be resampled: by metric what has statistics, and by score what is the mean of the clips' scores.
 
     Args:
         corpus: all corpus scores.
@@ -75,16 +75,14 @@ def sums(
         found[metric] = Sums(rows, resample[metric].resampled)
         named |= set(resample[metric].resampled(rows.sum(0)))
     # A score that isn't what the mean gives, and comes without statistics, has no interval: it would be another's.
-    means = [
-        name
-        for name, values in clips.items()
-        if name in corpus and name not in named and np.isclose(np.mean(values), corpus[name], rtol=1e-6, atol=1e-9)
-    ]
-    if means:
-        columns = np.array([clips[name] for name in means], dtype=np.float64).T
-        count = len(columns)
-        found[""] = Sums(columns, lambda sums: {name: sums[..., i] / count for i, name in enumerate(means)})
+    for name, values in clips.items():
+        if name in corpus and name not in named and np.isclose(np.mean(values), corpus[name], rtol=1e-6, atol=1e-9):
+            found[f"mean of {name}"] = _mean(name, np.asarray(values, dtype=np.float64))
     return found
+
+
+def _mean(name: str, values: Array) -> Sums:
+    return Sums(values[:, None], lambda sums: {name: sums[..., 0] / len(values)})
 
 
 def intervals(sources: Mapping[str, Sums], seed: int, draws: int = DRAWS) -> dict[str, tuple[float, float]]:

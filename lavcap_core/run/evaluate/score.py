@@ -67,12 +67,12 @@ def choose(
         RunError: E012 if names is None and no metric is installed; E016 for settings of a metric that isn't named.
     """
     registry = registry or installed()
-    settings = settings or {}
+    settings = {_bare(name): values for name, values in (settings or {}).items()}
     if names is not None:
-        unused = [name for name in settings if name not in names]
+        unused = [name for name in settings if name not in map(_bare, names)]
         if unused:
             raise RunError("E016", f"settings of '{unused[0]}', which isn't computed", help="name it in --metrics")
-        return Chosen(tuple(_use(name, tokeniser, settings.get(name, {}), registry) for name in dict.fromkeys(names)))
+        return Chosen(tuple(_use(n, tokeniser, settings.get(_bare(n), {}), registry) for n in dict.fromkeys(names)))
     for name in settings:
         registry.find("metric", name)  # else a mistyped one would be ignored
     uses, broken = [], {}
@@ -85,6 +85,11 @@ def choose(
     if not uses and not broken:
         raise RunError("E012", "no metric is installed", help="pip install lavcap-metrics")
     return Chosen(tuple(uses), broken)
+
+
+def _bare(name: str) -> str:
+    """A metric's name without that of its distribution."""
+    return name.rpartition("/")[2]
 
 
 def _use(name: str, tokeniser: str | None, settings: Mapping[str, Any], registry: Registry) -> Use:
@@ -136,11 +141,13 @@ def _all(uses: Sequence[Use], candidates: Sequence[str], references: Sequence[Se
 
 
 def _one(use: Use, candidates: Sequence[str], references: Sequence[Sequence[str]]) -> _Result:
-    metric = None
+    metric: Any = None
     try:
         metric = build_use(use)
         found = metric(candidates, references)
         _check(found, len(candidates))
+        if isinstance(metric, Resampled) and found.statistics is not None:
+            metric.resampled(found.statistics.sum(0))  # what fails in it fails here, where it costs no other metric
     except LavcapError as error:
         return metric, error
     # What a plugin raises by mistake must not take the other metrics with it.

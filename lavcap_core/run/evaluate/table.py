@@ -138,7 +138,13 @@ def _about(evaluation: Evaluation) -> Iterator[str]:
         f"{len(facts['empty'])} empty"
     )
     for kind, names in facts["left_out"].items():
-        yield f"{evaluation.system}: not scored, since {kind}: {shown(names)}"
+        yield f"{evaluation.system}: {left_out(kind, names)}"
+
+
+def left_out(kind: str, names: Sequence[str]) -> str:
+    """What became of clips that aren't as they should be, as the user allowed it."""
+    what = "first caption scored, as there are several" if kind == "duplicate" else f"not scored, since {kind}"
+    return f"{what}: {shown(names)}"
 
 
 def _span(numbers: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,9 @@ def _errors(folder: Path, candidates: Sequence[str], config: SentenceConfig) -> 
     # One class, or classes that don't exclude each other, as in FENSE's own models.
     alone = model.config.problem_type != "single_label_classification"
     found = []
-    for inputs in _batches(torch, tokenizer, candidates, _ERROR_TOKENS, config):
+    # The classifiers were trained on, and are given, lower case without punctuation; the encoder of sentences is not.
+    plain = [re.sub(r"[^\w\s]", "", text).lower() for text in candidates]
+    for inputs in _batches(torch, tokenizer, plain, _ERROR_TOKENS, config):
         logits = model(**inputs).logits.double()
         found.append((logits.sigmoid() if alone else logits.softmax(-1))[:, -1].cpu().numpy())
     return np.concatenate(found)

@@ -133,6 +133,8 @@ def test_captions_with_errors_lose_nine_tenths(models):
     with torch.inference_mode():
         alone = [float(model(**tokenizer(text, return_tensors="pt")).logits[0, -1].sigmoid()) for text in CAPTIONS]
     assert found == pytest.approx(alone, abs=1e-5)
+    shouted = [f'"{text.upper()}!"' for text in CAPTIONS]  # case and punctuation are nothing to it
+    assert fense.errors(models / "errors", shouted, config) == pytest.approx(alone, abs=1e-5)
     middle = float(np.median(found))
     settings = {"model": str(models / "encoder"), "threshold": middle}
     score = build("metric", "fense", errors=str(models / "errors"), **settings)(CAPTIONS, REFERENCES)
