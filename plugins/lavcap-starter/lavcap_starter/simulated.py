@@ -6,17 +6,20 @@ reads no media and runs no encoder.
 
 from __future__ import annotations
 
+import copy
 import csv
 import hashlib
 import json
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from lavcap_core.component import Context
 from lavcap_core.data import Ready, Sample
@@ -48,7 +51,7 @@ class Simulated:
         self.matched = captions
         self.names = [f"{source}-{index}" for index in range(size)]
         self.lengths = [_SECONDS] * size
-        self._simulator: Simulator | None = None
+        self._made: _Made | None = None
         self._lock = threading.Lock()
 
     def captions(self, index: int) -> Sequence[str]:
@@ -61,29 +64,42 @@ class Simulated:
 
     def read(self, index: int, recipe: Any, seed: tuple[int, ...], ready: frozenset[str] = frozenset()) -> Sample:
         """A clip of the recipe's two encoders, which must be the starter's."""
-        example = self._simulate(recipe)(np.random.default_rng(seed))
+        made = self._make(recipe)
+        example = made.simulator(np.random.default_rng(seed))
         windows = 0 if example.sound is None else len(example.sound)
-        sound = _tokens(recipe.audio_encoder, example.sound, torch.arange(windows) * PATCH_HOP + PATCH_SECONDS / 2)
+        sound = _tokens(made.sound, example.sound, torch.arange(windows) * PATCH_HOP + PATCH_SECONDS / 2)
         frames = 0 if example.picture is None else len(example.picture)
-        picture = _tokens(
-            recipe.visual_encoder, example.picture, (torch.arange(frames) + 0.5) / max(frames, 1) * _SECONDS
-        )
+        picture = _tokens(made.picture, example.picture, (torch.arange(frames) + 0.5) / max(frames, 1) * _SECONDS)
         return Sample(self.names[index], example.caption, sound, picture, _SECONDS)
 
-    def _simulate(self, recipe: Any) -> Simulator:
+    def _make(self, recipe: Any) -> _Made:
         with self._lock:
-            if self._simulator is None:
-                self._simulator = _simulator(recipe, self.matched)
-            return self._simulator
+            if self._made is None:
+                simulator = _simulator(recipe, self.matched)
+                self._made = _Made(simulator, _speaker(recipe.audio_encoder), _speaker(recipe.visual_encoder))
+            return self._made
 
 
-def _tokens(encoder: Any, posteriors: NDArray[np.float32] | None, times: torch.Tensor) -> Ready | None:
-    if posteriors is None or encoder is None:
+@dataclass(frozen=True)
+class _Made:
+    """What draws clips, and what makes tokens of them; all on the CPU, wherever the recipe is."""
+
+    simulator: Simulator
+    sound: nn.Module
+    picture: nn.Module
+
+
+def _speaker(encoder: Any) -> nn.Module:
+    """A copy on the CPU: clips are read in threads, while the encoder is on the device."""
+    speaker: nn.Module = copy.deepcopy(encoder.speaker)
+    return speaker.cpu()
+
+
+def _tokens(speaker: nn.Module, posteriors: NDArray[np.float32] | None, times: torch.Tensor) -> Ready | None:
+    if posteriors is None:
         return None
     with torch.no_grad():
-        data, sure = encoder.speaker(
-            torch.from_numpy(posteriors)[None], torch.ones(1, len(posteriors), dtype=torch.bool)
-        )
+        data, sure = speaker(torch.from_numpy(posteriors)[None], torch.ones(1, len(posteriors), dtype=torch.bool))
     return Ready(data[0], sure[0], times)
 
 
@@ -94,8 +110,8 @@ def _simulator(recipe: Any, captions: Sequence[Matched]) -> Simulator:
         DataError: D095 if the encoders are not the starter's.
     """
     try:
-        heard = confusion(recipe.audio_encoder.network.classifier.weight.float().numpy())
-        seen = confusion(recipe.visual_encoder.network._fc.weight.float().numpy())
+        heard = confusion(recipe.audio_encoder.network.classifier.weight.detach().float().cpu().numpy())
+        seen = confusion(recipe.visual_encoder.network._fc.weight.detach().float().cpu().numpy())
         frames = recipe.visual_encoder.frames
     except AttributeError:
         help = "use audio_encoder: yamnet and visual_encoder: efficientnet_lite"
