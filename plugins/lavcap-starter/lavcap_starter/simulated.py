@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -125,11 +125,12 @@ def read_captions(file: str) -> list[str]:
     """The column ``caption`` of a csv file, such as AudioCaps' train.csv.
 
     Raises:
-        DataError: D096 if it can't be read, or has no such column or no rows.
+        DataError: D096 if it can't be read, or has no such column or no rows, or a row ends before that column.
     """
     try:
         with Path(file).open(encoding="utf-8", newline="") as lines:
-            captions = [row["caption"] for row in csv.DictReader(lines)]
+            rows = csv.DictReader(lines)
+            captions = [row["caption"] if row["caption"] is not None else _no_caption(file, rows) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError("D096", f"captions can't be read: {error}", file=file) from None
     except KeyError:
@@ -139,6 +140,11 @@ def read_captions(file: str) -> list[str]:
     if not captions:
         raise DataError("D096", "holds no captions", file=file)
     return captions
+
+
+def _no_caption(file: str, rows: csv.DictReader[str]) -> NoReturn:
+    help = "give the row as many fields as the first line has"
+    raise DataError("D096", "a row has no field for 'caption'", help=help, file=file).at(line=rows.line_num)
 
 
 def match(captions: Sequence[str], sentences: str, store: Path | None = None) -> list[Matched]:

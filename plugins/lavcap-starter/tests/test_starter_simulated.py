@@ -6,10 +6,11 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
+from lavcap_core.errors import DataError
 from lavcap_starter.classes import load
 from lavcap_starter.encoding import Speaker
 from lavcap_starter.simulate import Matched, split
-from lavcap_starter.simulated import Simulated
+from lavcap_starter.simulated import Simulated, read_captions
 from lavcap_starter.tokens import Mixing, Vocabulary
 
 SOUND, PICTURE = load("sound"), load("picture")
@@ -80,3 +81,11 @@ def test_clips_are_the_same_wherever_the_recipe_is(recipe, trained):
                 assert type(theirs.data) is torch.Tensor
                 assert torch.equal(mine.data, theirs.data)
     assert type(other.audio_encoder.speaker.table) is Elsewhere  # the recipe's own stays where it was
+
+
+def test_a_row_without_its_caption_is_named(tmp_path):
+    file = tmp_path / "train.csv"
+    file.write_text('id,caption\n1,"a dog\nbarks"\n2\n3,rain\n')
+    with pytest.raises(DataError, match=r"D096 a row has no field for 'caption'") as caught:
+        read_captions(str(file))
+    assert str(caught.value).startswith(f"{file}:4")
