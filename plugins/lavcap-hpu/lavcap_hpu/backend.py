@@ -113,16 +113,26 @@ class HpuBackend(TorchBackend):
         return torch.stack(self.gather([values.cpu()])).sum(dim=0)
 
     def optimiser_state(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-        """As torch's; where a fused optimiser counts its steps per group, these too."""
-        steps = [group.get("step") for group in optimiser.param_groups]
-        return {**super().optimiser_state(model, optimiser), "steps": steps}
+        """As torch's, with the steps of each parameter, which a fused optimiser counts per group."""
+        state = super().optimiser_state(model, optimiser)
+        for group, moments in _by_group(model, optimiser, state) if _is_fused(optimiser) else ():
+            for values in moments:
+                values["step"] = torch.tensor(float(group["step"]))
+        return state
 
     def load_optimiser(self, model: nn.Module, optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-        """Puts it back."""
-        super().load_optimiser(model, optimiser, state)
-        for group, step in zip(optimiser.param_groups, state.get("steps", ()), strict=False):
-            if step is not None:
-                group["step"] = step
+        """Puts it back, whichever optimiser and device it is from."""
+        if not _is_fused(optimiser):
+            super().load_optimiser(model, optimiser, state)
+            return
+        moments = {
+            name: {key: value for key, value in values.items() if key != "step"}
+            for name, values in state["state"].items()
+        }
+        super().load_optimiser(model, optimiser, {**state, "state": moments})
+        for group, found in _by_group(model, optimiser, state):
+            if found:
+                group["step"] = max(int(values["step"]) for values in found)
 
 
 def padded(longest: int, buckets: Sequence[int]) -> int:
@@ -130,6 +140,21 @@ def padded(longest: int, buckets: Sequence[int]) -> int:
     if longest > buckets[-1]:
         return -(-longest // buckets[-1]) * buckets[-1]
     return buckets[bisect_left(buckets, longest)]
+
+
+def _is_fused(optimiser: torch.optim.Optimizer) -> bool:
+    """Whether it is Habana's, which keeps ``step`` in its groups; torch keeps it beside the moments."""
+    return not isinstance(optimiser, torch.optim.AdamW)
+
+
+def _by_group(
+    model: nn.Module, optimiser: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Groups of an optimiser, each with what a state has of its parameters."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for group in optimiser.param_groups:
+        found = [state["state"].get(names[parameter]) for parameter in group["params"]]
+        yield group, [values for values in found if values]
 
 
 def _networks(recipe: nn.Module) -> Iterator[nn.Module]:

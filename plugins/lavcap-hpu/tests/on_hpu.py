@@ -5,6 +5,7 @@ test_hpu_device.py runs it in a process of its own, since a device can't be take
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -38,6 +39,7 @@ from transformers import (  # noqa: E402
     PreTrainedTokenizerFast,
 )
 
+from lavcap_core.backends.torch import TorchBackend  # noqa: E402
 from lavcap_core.cli import main  # noqa: E402
 from lavcap_core.errors import BuildError  # noqa: E402
 from lavcap_core.pipeline import Pipeline, load  # noqa: E402
@@ -185,6 +187,46 @@ def test_calls_of_a_training_step_in_eager_mode(calls: list[str], monkeypatch: p
 def test_without_fused_parts_torch_does_it(calls: list[str]) -> None:
     step(HpuBackend(HpuConfig(fused=False)), accumulate=1)
     assert calls == ["manual_seed_all", "mark_step", "mark_step"]
+
+
+BACKENDS = {
+    "cpu": lambda: TorchBackend("cpu", "float32"),
+    "fused": lambda: HpuBackend(HpuConfig(dtype="float32")),
+    "unfused": lambda: HpuBackend(HpuConfig(dtype="float32", fused=False)),
+}
+
+
+def several_steps(backend: TorchBackend, count: int, kept: bytes | None = None) -> tuple[dict[str, Any], bytes]:
+    """Weights after some steps, and what a checkpoint has of them; goes on from one where it is given."""
+    torch.manual_seed(0)
+    model = backend.wrap(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)))
+    groups = [{"params": list(part.parameters()), "lr": 0.1, "weight_decay": 0.01} for part in (model[0], model[2])]
+    optimiser = backend.optimiser(groups, (0.9, 0.99))
+    if kept is not None:
+        loaded = torch.load(io.BytesIO(kept), weights_only=True, map_location="cpu")
+        backend.load_trained(model, loaded["trained"])
+        backend.load_optimiser(model, optimiser, loaded["optimiser"])
+    for step in range(count):
+        backend.backward(model(torch.ones(2, 3, device=backend.device)).square().sum() * (1 + step % 3))
+        backend.gradients(model, 0.0)
+        backend.step(optimiser)
+    trained, file = dict(backend.trained(model)), io.BytesIO()
+    torch.save({"trained": trained, "optimiser": backend.optimiser_state(model, optimiser)}, file)
+    return trained, file.getvalue()
+
+
+@pytest.mark.parametrize("after", BACKENDS)
+@pytest.mark.parametrize("before", BACKENDS)
+def test_a_run_goes_on_with_another_optimiser(before: str, after: str) -> None:
+    _, first = several_steps(BACKENDS[before](), 3)
+    moments = torch.load(io.BytesIO(first), weights_only=True)["optimiser"]["state"]
+    assert {key for values in moments.values() for key in values} == {"exp_avg", "exp_avg_sq", "step"}
+    expected, _ = several_steps(BACKENDS["cpu"](), 6)
+    found, last = several_steps(BACKENDS[after](), 3, first)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+    steps = torch.load(io.BytesIO(last), weights_only=True)["optimiser"]["state"].values()
+    assert [int(values["step"]) for values in steps] == [6] * 4
 
 
 def test_the_mode_can_not_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
