@@ -23,7 +23,7 @@ from lavcap_core.cli import main
 from lavcap_core.data import collate
 from lavcap_core.errors import LavcapError
 from lavcap_core.pipeline import load
-from lavcap_core.run.released import files
+from lavcap_core.run.released import ced, files
 from lavcap_core.testing.clips import tone, write_clip
 from lavcap_core.tuning import load_trained, trained_state
 
@@ -438,6 +438,17 @@ def test_model_of_unknown_size(home, model, tmp_path, capsys):
     assert run(home, checkpoint, tmp_path / "out", "decoder.model=somebody/llama") == 0
     assert "note: shapes were not compared with the models': the size of somebody/llama" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "ced" / "config.json").read_text()) == {"embed_dim": 128}
+
+
+def test_what_cannot_be_written_is_said_in_a_line(home, model, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run(home, save(model, tmp_path / "c", "pth"), tmp_path / "file" / "out") == 2
+    assert capsys.readouterr().err.startswith(f"{tmp_path / 'file' / 'out'}: C042 can't be written: Not a directory")
+
+
+def test_what_is_not_a_number_is_apart():
+    assert ced.apart(torch.full((3,), float("nan")), torch.ones(3))
+    assert not ced.apart(torch.ones(3), torch.ones(3))
 
 
 def test_nothing_is_overwritten(home, model, tmp_path, capsys):

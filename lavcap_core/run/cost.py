@@ -100,7 +100,9 @@ class Cost:
         for slot in slots:
             for name, size in slot.weights.items():
                 weights[name] = weights.get(name, 0) + size
-        total = SlotCost("total", weights=weights, reads=sum(slot.reads or 0 for slot in slots))
+        # Only encoders read something; one that couldn't be built doesn't tell.
+        told = not any(slot.reads is None and slot.parameters is None for slot in slots)
+        total = SlotCost("total", weights=weights, reads=sum(slot.reads or 0 for slot in slots) if told else None)
         for name in ("parameters", "trained", "checkpoint", "forward", "backward"):
             values = [getattr(slot, name) for slot in slots]
             setattr(total, name, None if None in values else sum(values))

@@ -101,4 +101,4 @@ def apart(theirs: Tensor, ours: Tensor) -> bool:
     if theirs.shape != ours.shape:
         return True
     ours = ours.detach().cpu().float()
-    return bool((theirs.float() - ours).norm() > _APART * ours.norm())
+    return not bool((theirs.float() - ours).norm() <= _APART * ours.norm())  # NaN is apart from everything

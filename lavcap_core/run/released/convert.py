@@ -57,7 +57,8 @@ def convert(checkpoint: Path, spec: Spec, out: Path, *, check: bool = False, ign
         ignore_unknown: leave out tensors that have no place.
 
     Raises:
-        RunError: C040 if ``out`` is there; C041 if the spec's encoder or decoder is another than the checkpoint's.
+        RunError: C040 if ``out`` is there; C041 if the spec's encoder or decoder is another than the checkpoint's;
+            C042 if ``out`` can't be written.
         WeightsError: W040 to W042 of files; W043 if tensors have no place; W044 if something else was trained than the
             spec says; W045 if tensors are missing or of another shape; W046 if what was frozen is not the spec's model;
             W048 if values aren't finite; W049 if CED is needed and can't be had.
@@ -74,6 +75,8 @@ def convert(checkpoint: Path, spec: Spec, out: Path, *, check: bool = False, ign
             _write(folder, spec, found, summary, check)
     except WeightsError as error:
         raise WeightsError([_placed(problem, checkpoint, out) for problem in error.problems]) from error
+    except OSError as error:
+        raise RunError("C042", f"can't be written: {error.strerror or error}", file=str(out)) from None
     return summary
 
 
@@ -208,7 +211,7 @@ def _fits(name: str, shape: Sequence[int], own: Sequence[int] | None) -> bool:
     if own is None:
         return False
     rows = (own[0], own[0] + 1) if name.endswith(("embed_tokens.weight", "lm_head.weight")) else (own[0],)
-    return shape[0] in rows and tuple(shape[1:]) == tuple(own[1:])
+    return len(shape) == len(own) and shape[0] in rows and tuple(shape[1:]) == tuple(own[1:])
 
 
 def _other_model(wrong: Sequence[str], stored: Mapping[str, Stored]) -> WeightsError:

@@ -161,6 +161,39 @@ def test_what_cannot_be_written_is_said_in_a_line(folder, clips, capsys):
     assert "E069 can't be written" in capsys.readouterr().err
 
 
+def test_neither_page_nor_key_of_a_study_is_ever_lost(folder, clips, capsys):
+    assert make(clips, "--limit", "0.00001") == 2  # too small for the clips
+    assert not list(folder.glob("study*"))
+    assert make(clips, "--key", "study.html") == 2
+    assert make(clips) == 0
+    page, key = ((folder / name).read_bytes() for name in ("study.html", "study.key.json"))
+    assert make(clips, "--key", "other.json") == 2
+    (folder / "answers").mkdir()
+    assert main(["study", "report", "study.key.json", "answers", "--json", "study.key.json"]) == 2
+    assert "E069" in capsys.readouterr().err
+    assert ((folder / "study.html").read_bytes(), (folder / "study.key.json").read_bytes()) == (page, key)
+
+
+def test_half_of_a_surrogate_pair_in_a_caption(folder, clips):
+    text = (folder / "alpha.jsonl").read_text().replace("both hear clip0", "half \\ud83d of it")
+    (folder / "alpha.jsonl").write_text(text)
+    assert make(clips) == 0
+    assert any(
+        one.text == "half \ud83d of it" for clip in Key.read(folder / "study.key.json").clips for one in clip.captions
+    )
+
+
+def test_a_copy_that_browsers_play_goes_before_one_that_they_do_not(tmp_path):
+    for name in ("a.avi", "a.mp4", "b.avi", "b.wav", "c.avi"):
+        (tmp_path / name).touch()
+    assert media.find(tmp_path, ["a", "b", "c"]).files == {"a": "a.mp4", "b": "b.wav", "c": "c.avi"}
+
+
+def test_a_file_that_is_named_twice_is_read_once(tmp_path):
+    (tmp_path / "a.json").touch()
+    assert answers.files([tmp_path, tmp_path / "a.json", tmp_path / ".." / tmp_path.name]) == [tmp_path / "a.json"]
+
+
 def test_a_film_goes_before_a_sound_and_what_is_unclear_is_left(tmp_path):
     for name in ("a.wav", "a.mp4", "b.wav", "x/c.wav", "y/c.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

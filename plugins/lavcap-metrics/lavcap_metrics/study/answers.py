@@ -39,11 +39,12 @@ class _ForeignError(ValueError):
 
 
 def files(inputs: Iterable[Path]) -> list[Path]:
-    """Files, and all files ``.json`` of folders, each once."""
-    found: dict[Path, None] = {}
+    """Files, and all files ``.json`` of folders, each once, however it is named."""
+    found: dict[Path, Path] = {}
     for path in inputs:
-        found |= dict.fromkeys(sorted(path.glob("*.json")) if path.is_dir() else [path])
-    return list(found)
+        for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
 
 
 def gather(paths: Sequence[Path], key: Key) -> tuple[list[Answers], list[Problem]]:

@@ -70,23 +70,35 @@ def _count(text: str) -> int:
 def _make(args: argparse.Namespace) -> int:
     from lavcap_metrics.study import make
 
-    key_file = args.key or args.out.with_suffix(".key.json")
-    if key_file.exists():
-        # Without the key, the scores of those who have the page already are worth nothing.
-        help = "choose another --out, or remove the old study's page and key if nobody is at work on it"
-        raise RunError("E068", "is the key of an earlier study", help=help, file=str(key_file))
+    key_file = args.key or args.out.parent / f"{args.out.stem}.key.json"
+    _require_new(args.out, key_file)
     sources = _sources(args)
     question = args.question or make.QUESTION
     drawn = make.draw(sources, args.clips, args.seed)
     files = {captions.system: captions.file for captions in sources.captions}
     files |= {make.GROUND_TRUTH: str(args.references)} if args.references else {}
     made = make.key(drawn, {"files": files, "seed": args.seed, "question": question})
-    with _written(args.out):
-        size = make.write_page(made, args.media or Path(), args.out, question, not args.link, round(args.limit * 1e6))
-    with _written(key_file):
+    with _written(key_file):  # first: a page without its key would be worth nothing
         made.write(key_file)
+    limit = round(args.limit * 1e6)
+    try:
+        with _written(args.out):
+            size = make.write_page(made, args.media or Path(), args.out, question, not args.link, limit)
+    except BaseException:  # nobody has a page that this key could be of
+        key_file.unlink(missing_ok=True)
+        raise
     _tell(args, drawn, size, key_file)
     return 0
+
+
+def _require_new(page: Path, key: Path) -> None:
+    """Without the key, the scores of those who have the page already are worth nothing."""
+    if page.is_dir() or key == page:
+        raise RunError("E069", "is no file for a page" if page.is_dir() else "is page and key", file=str(page))
+    for file, what in ((page, "page"), (key, "key")):
+        if file.exists():
+            help = "choose another --out, or remove the old study's page and key if nobody is at work on it"
+            raise RunError("E068", f"is the {what} of an earlier study", help=help, file=str(file))
 
 
 @contextmanager
@@ -126,8 +138,11 @@ def _report(args: argparse.Namespace) -> int:
     from lavcap_metrics.study.key import Key
 
     key = Key.read(args.key)
-    # A pattern such as answers/*.json may bring the key, if it lies there.
-    paths: Sequence[Path] = [path for path in answers.files(args.answers) if path.resolve() != args.key.resolve()]
+    if args.json and args.json.resolve() == args.key.resolve():
+        raise RunError("E069", "is the study's key, without which its scores mean nothing", file=str(args.json))
+    # A pattern such as answers/*.json may bring the key or the last report, if they lie there.
+    own = [path.resolve() for path in (args.key, args.json) if path]
+    paths: Sequence[Path] = [path for path in answers.files(args.answers) if path.resolve() not in own]
     used, problems = answers.gather(paths, key)
     for problem in problems:
         print(problem, file=sys.stderr)

@@ -68,7 +68,9 @@ def find(folder: Path, clips: Sequence[str]) -> Found:
     places = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     files: dict[str, str] = {}
     unclear: set[str] = set()
-    for kind in (VIDEOS, SOUNDS):
+    playable = frozenset(TYPES)
+    # What no browser plays comes last, to be told why, and never before a copy that one does.
+    for kind in (VIDEOS & playable, SOUNDS & playable, VIDEOS - playable, SOUNDS - playable):
         left = [clip for clip in clips if clip not in files]
         found = assign([place for place in places if Path(place).suffix.lower() in kind], left)
         files |= found.pairs
