@@ -164,7 +164,11 @@ class Decoder(Protocol):
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Clips with captions, to train on or to be judged by."""
+    """Clips with captions, to train on or to be judged by.
+
+    A dataset may also have `splits`, a set of the parts that its clips are marked with, such as ``test``: training
+    refuses what does not belong into it (C027). Whatever wraps a dataset passes it on.
+    """
 
     names: Sequence[str]
     """What logs and caches call each clip; no two alike."""

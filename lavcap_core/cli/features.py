@@ -28,9 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_spec_arguments(parser, positional=True)
     parser.add_argument("--workers", type=int, metavar="N", help="threads that read clips (default: train.workers)")
     parser.add_argument(
-        "--prune", type=float, metavar="DAYS", help="then remove features that no run has used for so many days"
+        "--prune", type=_days, metavar="DAYS", help="then remove features that no run has used for so many days"
     )
     parser.set_defaults(run=run)
+
+
+def _days(text: str) -> float:
+    days = float(text)
+    if not days > 0:
+        raise argparse.ArgumentTypeError(f"not above 0: {text} (it would remove what has just been computed)")
+    return days
 
 
 def run(args: argparse.Namespace) -> int:

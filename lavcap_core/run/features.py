@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -53,6 +54,10 @@ __all__ = [
 
 MODALITIES = ("audio", "visual")
 """What can be cached, by the part of the slot's name before ``_encoder``."""
+_FACTS = frozenset(["rule", "modality", "component", "weights"])
+"""Keys that every ``about.json`` of the cache has."""
+_OWN = re.compile(r"[0-9a-f]{64}\.safetensors|\..*\.tmp|\.about\.json\.[0-9]+")
+"""Names of the cache's files beside it: shards, and what killed writers left."""
 _BATCH = 8
 """Clips of one shape that are encoded together."""
 _ROUND = 256
@@ -73,14 +78,30 @@ def encoders(spec: Spec) -> Any:
 
 
 def prune(folder: Path, days: float) -> tuple[int, int]:
-    """Removes what no run has used for some days: whole encoders' features. Gives their number and their bytes."""
+    """Removes what no run has used for some days: whole encoders' features. Gives their number and their bytes.
+
+    Nothing but the cache's own files is removed: people keep other things in folders that they choose.
+    """
     count = bytes = 0
     for about in folder.glob("*/about.json"):
-        if time.time() - about.stat().st_mtime > days * 86400:
-            bytes += sum(path.stat().st_size for path in about.parent.iterdir())
+        if time.time() - about.stat().st_mtime > days * 86400 and _is_own(about):
+            files = [path for path in about.parent.iterdir() if _OWN.fullmatch(path.name)]
+            bytes += sum(path.stat().st_size for path in files)
             count += 1
-            shutil.rmtree(about.parent)
+            for path in [*files, about]:  # what says that they are the cache's goes last
+                path.unlink(missing_ok=True)
+            with suppress(OSError):  # it holds something else
+                about.parent.rmdir()
     return count, bytes
+
+
+def _is_own(about: Path) -> bool:
+    """Whether it was written by `Shards.describe`."""
+    try:
+        facts = json.loads(about.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(facts, dict) and facts.keys() >= _FACTS
 
 
 def folder_of(spec: Spec) -> Path:
@@ -175,6 +196,7 @@ class Features:
                 _Filling(self, dataset, clips, report, bar.update).run(part, workers)
                 self.backend.barrier()
         report = report.gathered(self.backend)
+        report.failed |= _of_same_clips(report.failed, dataset.names, clips)
         if report.computed:
             self._open()
         return report
@@ -196,6 +218,12 @@ class Features:
     def _working(self) -> _Working:
         encoders = [getattr(self.recipe, f"{modality}_encoder") for modality in self.shards]
         return _Working(encoders, self.backend)
+
+
+def _of_same_clips(failed: Mapping[str, str], names: Sequence[str], clips: Mapping[int, str]) -> dict[str, str]:
+    """What failed, under the names of all clips of the same content: only one of them was read."""
+    reasons = {clip: failed[names[index]] for index, clip in clips.items() if names[index] in failed}
+    return {names[index]: reasons[clip] for index, clip in clips.items() if clip in reasons}
 
 
 class _Working:
@@ -326,6 +354,7 @@ class Cached:
     def __init__(self, dataset: Dataset, features: Features, clips: Mapping[int, str]) -> None:
         self.dataset, self.features, self.clips = dataset, features, clips
         self.names, self.lengths = dataset.names, dataset.lengths
+        self.splits: Collection[str] = getattr(dataset, "splits", set())
 
     def captions(self, index: int) -> Sequence[str]:
         """All captions of a clip."""
