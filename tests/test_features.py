@@ -161,6 +161,14 @@ def test_one_file_under_two_names_is_computed_once(toy, media_folder, tmp_path):
     assert cached.read(1, recipe, (0,)).caption == "b"
 
 
+def test_all_names_of_a_broken_file_are_reported(toy, media_folder, tmp_path):
+    (tmp_path / "text.mp4").write_text("no clip")
+    broken = [Item(str(tmp_path / "text.mp4"), name, captions=("a",)) for name in ("one", "two", "three")]
+    _, report, _ = toy_run(tmp_path, ManifestDataset([broken[0], items(media_folder)[0], *broken[1:]]))
+    assert set(report.failed) == {"one", "two", "three"}
+    assert all(reason.startswith("M002 ") for reason in report.failed.values())
+
+
 def test_clips_that_cannot_be_read_are_reported_and_harm_no_other(toy, media_folder, tmp_path):
     (tmp_path / "text.mp4").write_text("no clip")
     broken = Item(str(tmp_path / "text.mp4"), "broken", captions=("a",))
@@ -356,12 +364,34 @@ def test_a_setting_changes_the_keys_of_what_depends_on_it(models, base_keys, cha
         ({"visual"}, lambda recipe: setattr(recipe.visual_encoder, "table", np.arange(3))),
         ({"visual"}, lambda recipe: setattr(recipe.visual_encoder.model.config, "num_attention_heads", 1)),
         ({"visual"}, lambda recipe: setattr(recipe.visual_encoder, "image_size", 64)),
+        ({"visual"}, lambda recipe: setattr(recipe.visual_encoder, "labels", np.array(["a", "b"]))),
         (set(), lambda recipe: recipe.train()),
     ],
 )
 def test_weights_and_attributes_change_the_keys(models, base_keys, changed, change):
     found = keys(lavcap_spec(models), change=change)
     assert {modality for modality in base_keys if found[modality] != base_keys[modality]} == changed
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (torch.relu, torch.tanh),
+        (write_clip, write_picture),
+        (Path("a"), Path("b")),
+        (nn.ReLU, nn.GELU),
+        (np.array(["a"]), np.array(["b"])),
+        (np.array([None, "a"], dtype=object), np.array([None, "b"], dtype=object)),
+    ],
+)
+def test_functions_paths_and_texts_count_by_what_they_are(one, other):
+    def hashed(value):
+        module = nn.Linear(1, 1)
+        module.told = value
+        return feature_keys._attributes_hash(module)
+
+    assert hashed(one) == hashed(one)
+    assert hashed(one) != hashed(other)
 
 
 @pytest.mark.parametrize(
@@ -696,6 +726,25 @@ def test_pruning_removes_what_was_not_used_for_long(toy, media_folder, tmp_path)
     assert toy_run(tmp_path, data)[1].computed == {}
 
 
+def test_pruning_removes_nothing_but_the_caches_own_files(toy, media_folder, tmp_path):
+    toy_run(tmp_path, ManifestDataset(items(media_folder)[:1]))
+    folder = shard_files(tmp_path)[0].parent
+    (folder / "notes.txt").write_text("mine")
+    (folder / "mine.safetensors").write_text("mine")
+    for left in (".left.tmp", ".about.json.123"):
+        (folder / left).write_text("half")
+    for content in ("{}", "[]", "no json"):
+        other = tmp_path / "features" / f"site{content}"
+        other.mkdir()
+        (other / "about.json").write_text(content)
+    for about in (tmp_path / "features").glob("*/about.json"):
+        os.utime(about, (1e9, 1e9))
+    assert prune(tmp_path / "features", 8)[0] == 2
+    assert sorted(path.name for path in folder.iterdir()) == ["mine.safetensors", "notes.txt"]
+    others = {path.name for path in (tmp_path / "features").iterdir() if path != folder}
+    assert others == {"siteno json", "site[]", "site{}"}
+
+
 # --- commands --------------------------------------------------------------------------------------------------------
 
 
@@ -719,10 +768,19 @@ def test_the_command_says_what_is_kept_and_what_failed(toy, tmp_path, capsys):
     assert third.startswith(f"audio_encoder: 4 clips in {tmp_path / 'features' / 'loudness-'}")
     assert third.endswith(" kB each")
     (tmp_path / "features" / "of-yore").mkdir()
-    (tmp_path / "features" / "of-yore" / "about.json").write_text("{}")
+    about = json.dumps(dict.fromkeys(["rule", "modality", "component", "weights"], "?"))
+    (tmp_path / "features" / "of-yore" / "about.json").write_text(about)
     os.utime(tmp_path / "features" / "of-yore" / "about.json", (1e9, 1e9))
     main(["data", "features", spec, "--prune", "30"])
     assert capsys.readouterr().out.splitlines()[-1] == "removed the features of 1 encoders, 0.0 MB"
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "nan", "soon"])
+def test_what_was_just_computed_is_not_pruned(toy, tmp_path, capsys, days):
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "features", command_spec(tmp_path), "--prune", days])
+    assert stopped.value.code == 2
+    assert "--prune" in capsys.readouterr().err
 
 
 def test_the_command_says_why_an_encoder_is_not_cached(models, tmp_path, capsys):
@@ -737,6 +795,16 @@ def test_a_spec_without_data_is_refused(toy, tmp_path, capsys):
     (tmp_path / "toy.yaml").write_text(TOY_SPEC)
     assert main(["data", "features", str(tmp_path / "toy.yaml")]) == 2
     assert "C024" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_training_on_clips_of_a_test_is_refused(toy, tmp_path, cache):
+    spec = command_spec(tmp_path, validation=None, cache=cache)
+    manifest = tmp_path / "list.jsonl"
+    rows = [json.loads(line) | {"split": "test"} for line in manifest.read_text().splitlines()]
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match="C027"):
+        train(read(spec), tmp_path / "run", quiet=True)
 
 
 def test_training_goes_the_same_way_with_the_cache_and_reads_each_clip_once(toy, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -137,7 +137,15 @@ def _hash_value(digest: Any, value: Any) -> None:
             _hash_value(digest, item)
     else:
         simple = isinstance(value, str | int | float | complex | bytes | torch.dtype | None)
-        digest.update((repr(value) if simple else type(value).__qualname__).encode() + b"\n")
+        digest.update((repr(value) if simple else _name(value)).encode() + b"\n")
+
+
+def _name(value: Any) -> str:
+    """What tells an object from others: the name of a function or class, a path, or else its class."""
+    if isinstance(value, PurePath):
+        return str(value)
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _plain(value: Any) -> Any:
@@ -151,7 +159,7 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return {entry.name: getattr(value, entry.name) for entry in fields(value)}
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(value))
+        return torch.from_numpy(np.ascontiguousarray(value)) if value.dtype.kind in "biufc" else value.tolist()
     if isinstance(value, set | frozenset):
         return sorted(value, key=str)
     to_dict = getattr(value, "to_dict", None)  # of configurations of transformers
