@@ -170,31 +170,49 @@ def _item(row: Any, folder: Path) -> Item:
     stands = clip or next((row[name] for name in _STAND_INS if row.get(name)), None)
     if not isinstance(stands, str) or not isinstance(clip, str | None):
         raise ValueError("names no clip")
-    start, end = float(row.get("start") or 0), row.get("end")  # a ValueError of its own says what was met
-    end = None if end in (None, "") else float(end)
+    start, end = _seconds(row, "start") or 0.0, _seconds(row, "end")
     if not 0 <= start < math.inf or (end is not None and not start < end < math.inf):
         raise ValueError(f"no stretch of time: start {start:g}, end {end}")
     image, frames, sound, visual = (_file(row, name, folder) for name in ("image", *_STAND_INS))
     return Item(
         clip=str(folder / clip) if clip else None,
-        name=str(row.get("id") or stands),
+        name=_text(row, "id") or stands,
         image=image,
-        prompt=row.get("prompt") or None,
+        prompt=_words(row, "prompt"),
         start=start,
         end=end,
         frames=frames,
         audio_features=sound,
         visual_features=visual,
         captions=_captions(row),
-        split=str(row.get("split") or "") or None,
-        source=str(row.get("source") or "") or None,
+        split=_text(row, "split"),
+        source=_text(row, "source"),
     )
 
 
+def _text(row: dict[str, Any], column: str) -> str | None:
+    """A name, which may be a number; 0 is one too."""
+    value = row.get(column)
+    return None if value in (None, "") else str(value)
+
+
+def _words(row: dict[str, Any], column: str) -> str | None:
+    value = row.get(column)
+    if not isinstance(value, str | None):
+        raise ValueError(f"{column} is no text: {value!r}")
+    return value or None
+
+
+def _seconds(row: dict[str, Any], column: str) -> float | None:
+    text = _text(row, column)
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        raise ValueError(f"{column} is no number of seconds: {text!r}") from None
+
+
 def _file(row: dict[str, Any], column: str, folder: Path) -> str | None:
-    text = row.get(column) or None
-    if not isinstance(text, str | None):
-        raise ValueError(f"{column} is no text: {text!r}")
+    text = _words(row, column)
     if text is None or column != "frames" or not glob.has_magic(text) or (folder / text).is_dir():
         return None if text is None else str(folder / text)
     return str(Path(glob.escape(str(folder))) / text)

@@ -48,7 +48,9 @@ def test_every_column(tmp_path):
 
 def test_numbers_may_be_ids(tmp_path):
     (item,) = read_manifest(manifest(tmp_path, {"id": 7, "clip": "a.wav", "source": 3, "split": 0}))
-    assert (item.name, item.source, item.split) == ("7", "3", None)
+    assert (item.name, item.source, item.split) == ("7", "3", "0")
+    (item,) = read_manifest(manifest(tmp_path, {"id": 0, "clip": "a.wav", "source": 0, "split": ""}))
+    assert (item.name, item.source, item.split) == ("0", "0", None)
 
 
 def test_rows_of_a_clip_are_gathered(tmp_path):
@@ -84,6 +86,10 @@ def test_features_or_frames_stand_for_a_clip(tmp_path):
         {"clip": "a", "start": 3, "end": 3},
         {"clip": "a", "start": -1},
         {"clip": "a", "end": "inf"},
+        {"clip": "a", "start": [1]},
+        {"clip": "a", "start": "soon"},
+        {"clip": "a", "end": {}},
+        {"clip": "a", "prompt": 7},
         {"clip": 7, "frames": "f"},
         {"clip": "a", "frames": ["f"]},
         {"image": "a.png", "caption": "A dog"},
