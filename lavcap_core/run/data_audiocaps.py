@@ -135,11 +135,19 @@ class Named:
 
 
 def _locate(found: tuple[Item, float, list[tuple[str, bool]]]) -> Located:
-    """The item with its file."""
+    """The item with the best of its files that can be read, or else with what is wrong with the best."""
     item, start, places = found
-    if not places:
-        return Located(item)
-    place, told = places[0]
+    first = None
+    for place, told in places:
+        located = _at(item, start, place, told)
+        if located.item.clip is not None:
+            return located
+        first = first or located
+    return first or Located(item)
+
+
+def _at(item: Item, start: float, place: str, told: bool) -> Located:
+    """The item with the file of one place, whose name tells the start or doesn't."""
     if told and Path(place).suffix.lower() not in VIDEOS:
         return Located(replace(item, clip=place))
     try:
