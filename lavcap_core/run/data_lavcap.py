@@ -66,7 +66,7 @@ def lavcap(
         item = Item(
             _anchored(row["audio_path"], folders.audio),
             _name(row, stem),
-            frames=pictures.get(Path(row.get("video_path") or stem).stem),
+            frames=pictures.get(Path(row["video_path"] or stem).stem),
             visual_features=vectors.get(stem),
             captions=tuple(row["captions"]),
             split=split,
@@ -98,12 +98,18 @@ def _listed(path: Path) -> list[dict[str, Any]]:
         require(needed, [key for key, value in row.items() if value is not None], path, f"clip {number} ")
         plain: dict[str, Any] = {
             "youtube_id": str(row["youtube_id"]),
-            "audio_path": str(row["audio_path"]),
+            "audio_path": _slashed(row["audio_path"]),
+            "video_path": _slashed(row.get("video_path") or ""),
             "captions": [],
         }
         kept = found.setdefault(plain["audio_path"], row | plain)
         kept["captions"] += texts.get(kept["youtube_id"], []) if coco else [str(row["caption"])]
     return list(found.values())
+
+
+def _slashed(path: Any) -> str:
+    """A path that may be of Windows, such that its stem is found anywhere."""
+    return str(path).replace("\\", "/")
 
 
 def _annotations(content: Any, path: Path) -> dict[str, list[str]]:
@@ -132,7 +138,7 @@ def _first(*folders: Path) -> Path | None:
 
 def _anchored(text: str, folder: Path) -> str | None:
     """The file of a path that was written on another machine: as it stands beneath the folder, or by its name."""
-    places = (folder / text, folder / Path(text.replace("\\", "/")).name)
+    places = (folder / text, folder / Path(text).name)
     return next((str(place) for place in places if place.is_file()), None)
 
 
