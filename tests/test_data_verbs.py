@@ -23,6 +23,7 @@ IDS = ("7fmOlUlwoNg", "6BJ455B1aAs", "YQSuFyFm3Lc")
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAVCAP_CACHE", str(tmp_path / "cache"))
 
 
 def wav(place, seconds=1.0, frequency=440.0, level=1.0):
@@ -111,6 +112,17 @@ def test_audiocaps_best_of_several_files(capsys):
     wav(f"media/{IDS[1]}_0_10.wav")
     data("prepare", "audiocaps", AUDIOCAPS, "media", "--out", "out.jsonl")
     assert [item.clip for item in by_name().values()] == [f"media/{IDS[0]}.mp4", f"media/{IDS[1]}_0_10.wav"]
+
+
+def test_audiocaps_takes_the_next_file_where_the_best_is_broken(capsys):
+    Path("media").mkdir()
+    Path(f"media/{IDS[0]}.mp4").write_text("not a film")
+    wav(f"media/{IDS[0]}.wav")
+    for suffix in (".mp4", ".wav"):
+        Path(f"media/{IDS[1]}{suffix}").write_text("not a film")
+    assert data("prepare", "audiocaps", AUDIOCAPS, "media", "--out", "out.jsonl") == 0
+    assert [item.clip for item in by_name().values()] == [f"media/{IDS[0]}.wav"]
+    assert f"{IDS[1]}_0\tmedia/{IDS[1]}.mp4: M002 " in Path("out.jsonl.missing.txt").read_text()
 
 
 def test_audiocaps_whole_videos_are_cut(capsys):
@@ -265,6 +277,19 @@ def test_lavcap_folders_elsewhere(released):
     assert two[f"{IDS[0]}_20"].visual_features == f"dataset/visual_feature/test/{released}.npy"
 
 
+def test_lavcap_paths_of_windows(released):
+    content = json.loads(Path("dataset/test.json").read_text())
+    for row in content:
+        row["audio_path"] = "D:\\data\\" + row["audio_path"]
+        row["video_path"] = "D:\\data\\" + row["video_path"]
+    Path("dataset/test.json").write_text(json.dumps(content))
+    assert data("prepare", "lavcap", "dataset/test.json", "--out", "out.jsonl") == 0
+    (item,) = by_name().values()
+    assert (item.name, item.clip) == (f"{IDS[0]}_20", f"dataset/audiocaps/test/waveforms/{released}.wav")
+    assert item.frames == f"dataset/audiocaps/test/frames/frame_*/{released}.jpg"
+    assert item.visual_features == f"dataset/visual_feature/test/{released}.npy"
+
+
 @pytest.mark.parametrize(
     "content", ["[1]", "{}", "not json", '[{"youtube_id": "x", "caption": "A"}]', '{"images": [], "annotations": 3}']
 )
@@ -349,6 +374,35 @@ def test_check_as_json_with_other_limits(faulty, capsys):
     assert not {("tiny.wav", "short"), ("quiet.wav", "silent"), ("held-out", "marked-test")} & found
     assert ("nothing.wav", "silent") in found
     assert said["kinds"]["unreadable"] == 3
+
+
+def test_clips_that_share_one_file_of_several_are_no_duplicates(capsys):
+    wav("a.wav", 2.0)
+    for name in ("one", "two"):
+        np.save(f"{name}.npy", np.full((20, 8), len(name) + ord(name[0])))
+    np.save("same.npy", np.zeros((20, 8)))
+    rows = [
+        {"id": "1", "clip": "a.wav", "visual_features": "one.npy"},
+        {"id": "2", "clip": "a.wav", "visual_features": "two.npy"},
+        {"id": "3", "visual_features": "same.npy", "audio_features": "one.npy"},
+        {"id": "4", "visual_features": "same.npy", "audio_features": "two.npy"},
+        {"id": "5", "visual_features": "same.npy", "audio_features": "two.npy"},
+    ]
+    assert data("check", manifest([{"caption": "A", **row} for row in rows]), "--out", "clean.jsonl") == 0
+    assert capsys.readouterr().out.splitlines()[0] == "5: duplicate: the same as 4"
+    assert list(by_name("clean.jsonl")) == ["1", "2", "3", "4"]
+
+
+def test_a_clip_is_kept_where_the_earlier_one_like_it_has_no_caption(capsys):
+    film("a.mp4", 2)
+    rows = [
+        {"id": "bare", "clip": "a.mp4"},
+        {"id": "good", "clip": "a.mp4", "caption": "A"},
+        {"id": "again", "clip": "a.mp4", "caption": "A"},
+    ]
+    assert data("check", manifest(rows), "--out", "clean.jsonl") == 0
+    assert "again: duplicate: the same as good" in capsys.readouterr().out
+    assert list(by_name("clean.jsonl")) == ["good"]
 
 
 def test_check_of_good_clips(capsys):

@@ -10,10 +10,12 @@ import time
 from functools import cache
 from pathlib import Path
 
+from lavcap_core._media.pictures import find
 from lavcap_core.errors import MediaError
 from lavcap_core.files import cache_folder
+from lavcap_core.manifest import Item
 
-__all__ = ["Contents", "content_hash", "contents"]
+__all__ = ["Contents", "content_hash", "contents", "item_hash"]
 
 _SETTLED = 2_000_000_000
 """Nanoseconds from a file's last change until its hash is kept: within a tick another change leaves no trace."""
@@ -134,3 +136,16 @@ def content_hash(path: str | os.PathLike[str]) -> str:
         MediaError: M001 if the file can't be read.
     """
     return contents().hash(path)
+
+
+def item_hash(item: Item) -> str:
+    """SHA-256 of all files that make a clip, and of the stretch that is read of them.
+
+    Raises:
+        MediaError: M001 if a file can't be read.
+        DataError: D004 if there are no frames where there should be.
+    """
+    pictures = [] if item.frames is None else find(item.frames)
+    files = [item.clip, item.image, item.audio_features, item.visual_features, *pictures]
+    parts = [f"{item.start!r} {item.end!r}", *("-" if file is None else content_hash(file) for file in files)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

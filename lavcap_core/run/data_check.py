@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +12,7 @@ from lavcap_core._media.features import read_features
 from lavcap_core.errors import LavcapError
 from lavcap_core.manifest import Item
 from lavcap_core.media import Clip, Recording, Request, read_item
+from lavcap_core.run.contents import item_hash
 from lavcap_core.run.threads import each
 
 __all__ = ["HARMLESS", "Finding", "Limits", "check", "clean"]
@@ -83,8 +82,12 @@ def check(
     looked = each(lambda item: _look(item, limits), items, workers)
     for item, (findings, content) in zip(items, show(looked, len(items)), strict=True):
         found += findings
-        if content is not None and (other := first.setdefault(content, item.name)) != item.name:
-            found.append(Finding(item.name, "duplicate", f"the same as {other}"))
+        if content is None:
+            continue
+        if content in first:
+            found.append(Finding(item.name, "duplicate", f"the same as {first[content]}"))
+        elif not any(finding.kind == "no-caption" for finding in findings):  # else a later one, captioned, is kept
+            first[content] = item.name
     return found
 
 
@@ -99,7 +102,7 @@ def _look(item: Item, limits: Limits) -> tuple[list[Finding], str | None]:
     found = [Finding(item.name, kind, message) for kind, message in _marks(item, limits)]
     try:
         found += [Finding(item.name, kind, message) for kind, message in _read(item, limits)]
-        return found, _content(item)
+        return found, item_hash(item)
     except LavcapError as error:
         problem = error.problems[0]
         message = f"{problem.code} {problem.message}" + (f" ({problem.file})" if problem.file else "")
@@ -153,11 +156,3 @@ def _sound(window: Clip, limits: Limits) -> Iterator[tuple[str, str]]:
     level = 20 * math.log10(peak) if peak else -math.inf
     if level < limits.silence:
         yield "silent", "is digital silence" if peak == 0 else f"peaks at {level:.0f} dBFS"
-
-
-def _content(item: Item) -> str | None:
-    file = item.clip or item.visual_features or item.audio_features
-    if file is None:
-        return None
-    with Path(file).open("rb") as opened:
-        return f"{hashlib.file_digest(opened, 'sha256').hexdigest()} {item.start} {item.end}"

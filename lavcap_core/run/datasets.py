@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +10,13 @@ import numpy as np
 from torch import Tensor
 
 from lavcap_core import media
-from lavcap_core._media.pictures import find
 from lavcap_core.builtin import ManifestConfig
 from lavcap_core.component import Context
 from lavcap_core.data import Sample
 from lavcap_core.errors import DataError, Problem
 from lavcap_core.manifest import Item, read_manifest
 from lavcap_core.recipes.captioner import Captioner
+from lavcap_core.run.contents import item_hash
 
 __all__ = ["ManifestDataset", "build"]
 
@@ -47,12 +46,7 @@ class ManifestDataset:
 
     def identity(self, index: int) -> str | None:
         """Hash of the clip's files and of the stretch that is read of them."""
-        from lavcap_core.run.features import content_hash
-
-        item = self.items[index]
-        files = [item.clip, item.image, item.audio_features, item.visual_features, *_pictures(item.frames)]
-        parts = [f"{item.start!r} {item.end!r}", *("-" if file is None else content_hash(file) for file in files)]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return item_hash(self.items[index])
 
     def read(self, index: int, recipe: Captioner, seed: tuple[int, ...], ready: frozenset[str] = frozenset()) -> Sample:
         """Reads and prepares a clip; one of its captions is drawn.
@@ -79,11 +73,6 @@ def _features(item: Item, recipe: Captioner, ready: frozenset[str]) -> tuple[Ten
     clip = media.read_item(item, request).windows[0]
     audio, visual = recipe.prepare(clip)
     return audio, visual, clip.seconds
-
-
-def _pictures(frames: str | None) -> list[str]:
-    """Files of a folder of frames, all of which the features may depend on."""
-    return [] if frames is None else find(frames)
 
 
 def _require_captions(items: Sequence[Item], file: str | None) -> None:
