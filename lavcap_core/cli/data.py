@@ -85,7 +85,8 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 def _split_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Writes MANIFEST.PART.jsonl beside it for each part, or with --out one manifest with its rows marked. Clips of "
-        "one source or one file stay together; clips that are added later move none."
+        "one source or one file stay together, in the part of the first of them. Clips that are added later move none, "
+        "unless they join two such groups or stand before the first of one."
     )
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="a .jsonl or .csv file")
     parser.add_argument("--parts", default="train=0.8,val=0.1,test=0.1", metavar="NAME=SHARE,...", help="sum to 1")

@@ -37,8 +37,9 @@ def parse_parts(text: str) -> dict[str, float]:
 def divide(items: Sequence[Item], parts: Mapping[str, float], seed: int = 0) -> list[Item]:
     """The clips, each marked with its part.
 
-    A part is drawn by a hash of the seed and the clip's ``source``, else of its name: it depends on no other clip, so
-    that clips which are added later move none. Clips of one source or one file go to one part, that of the first.
+    A part is drawn by a hash of the seed and the clip's ``source``, else of its name. Clips of one source or one file
+    go to one part, that of the first. So clips which are added later move none, unless they join two such groups, or
+    stand before the first of one.
 
     Args:
         items: the clips.
