@@ -1,7 +1,8 @@
 """Run events, as pluggy hook specifications: behaviour that plugins add to a run, on one screen.
 
 A plugin implements some of them with `hookimpl` and registers the module or object in the entry-point group
-``lavcap.hooks``. They are loaded when a run starts; an exception in one is reported once and stops nothing.
+``lavcap.hooks``. They are loaded when a run starts, and one that can't be gives a warning; an exception
+in one that was loaded ends the run, as one of the run's own would.
 """
 
 from __future__ import annotations

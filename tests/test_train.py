@@ -149,6 +149,66 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path, interrup
     ).read_text()
 
 
+def test_a_validation_that_fails_costs_no_step_and_is_made_up_for(tmp_path, monkeypatch):
+    changes = [*HELD_OUT, "train.keep=1"]
+    run(tmp_path / "whole", *changes)
+    real, met = module._Run._validate, []
+
+    def fails(self):
+        real(self)
+        met.append(self.step)
+        if len(met) == 2:
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(module._Run, "_validate", fails)
+    with pytest.raises(RuntimeError):
+        run(tmp_path / "parts", *changes)
+    assert checkpoints(tmp_path / "parts")[-1].name == "step-00000008"
+    run(tmp_path / "parts", *changes, resume=True)
+    assert met == [4, 8, 8, 12, 16, 20]
+    assert_equal_to_the_bit(tmp_path / "whole", tmp_path / "parts")
+    assert rows(tmp_path / "whole", "validation.jsonl") == rows(tmp_path / "parts", "validation.jsonl")
+    assert [path.name for path in checkpoints(tmp_path / "parts")] == [
+        path.name for path in checkpoints(tmp_path / "whole")
+    ]
+
+
+def test_clips_that_cannot_be_read_are_known_after_a_resumption(tmp_path, interrupt_after):
+    broken = "train.data={use: tones, count: 16, broken: [3, 9]}"
+    whole = run(tmp_path / "whole", broken)
+    assert run(tmp_path / "whole", broken, resume=True)["unreadable"] == whole["unreadable"] != {}
+    interrupt_after(10)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", broken)
+    interrupt_after(None)
+    assert run(tmp_path / "parts", broken, resume=True)["unreadable"] == whole["unreadable"]
+    assert_equal_to_the_bit(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["train.data=null"],
+        ["decoder=numbers"],
+        ["train.validation={use: tones, first: 15}"],
+        ["train.data={use: tones, count: 2, broken: [0, 1]}"],
+    ],
+)
+def test_a_run_that_failed_before_its_first_step_does_not_block_its_correction(tmp_path, wrong):
+    with pytest.raises((SpecError, RunError, DataError)):
+        run(tmp_path, *wrong)
+    assert run(tmp_path, "train.epochs=1")["steps"] == 4
+
+
+def test_a_folder_with_a_spec_that_is_no_run_s_is_left_alone(tmp_path):
+    (tmp_path / "spec.yaml").write_text("recipe: captioner\n")
+    with pytest.raises(RunError, match=r"C022 .*is not the spec of a training run"):
+        run(tmp_path, resume=True)
+    with pytest.raises(RunError, match="C021"):
+        run(tmp_path)
+    assert (tmp_path / "spec.yaml").read_text() == "recipe: captioner\n"
+
+
 def test_dropout_is_what_makes_the_seed_of_a_step_matter(tmp_path, monkeypatch):
     run(tmp_path / "one", "train.epochs=1")
     monkeypatch.setattr(module, "_seed", lambda seed, step, index: step + 77)
@@ -228,6 +288,7 @@ def test_what_validation_does_not_give_chooses_nothing(tmp_path):
     assert not (tmp_path / "log.jsonl").exists()  # known before the first step
     with pytest.raises(SpecError, match=r"(?s)C026 .*it gives loss, caption$"):
         run(tmp_path, *HELD_OUT, "train.epochs=1", "train.best=alignment")
+    assert not (tmp_path / "log.jsonl").exists()
 
 
 def test_the_field_s_scores_are_logged_and_choose_the_best(tmp_path):
@@ -309,6 +370,16 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_loudly(tmp_pat
     assert_equal_to_the_bit(tmp_path / "whole", tmp_path / "hurt")
 
 
+def test_a_damaged_checkpoint_does_not_push_out_the_one_before(tmp_path, interrupt_after):
+    run(tmp_path, "train.keep=2")
+    (checkpoints(tmp_path)[-1] / "optimiser.pt").write_bytes(b"")
+    interrupt_after(17)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="step-00000020 is damaged"), pytest.raises(KeyboardInterrupt):
+            run(tmp_path, "train.keep=1", resume=True)
+    assert checkpoints(tmp_path)[0].name == "step-00000016"
+
+
 def test_without_a_whole_checkpoint_nothing_is_begun_anew(tmp_path):
     run(tmp_path, "train.epochs=1")
     for folder in checkpoints(tmp_path):
@@ -347,6 +418,49 @@ def test_a_clip_that_cannot_be_read_is_left_out_and_said_once(tmp_path, capfd):
     assert summary["unreadable"] == {"tone-3": "M002 is broken", "tone-9": "M002 is broken"}
     assert capfd.readouterr().err.count("tone-3: left out") == 1
     assert summary["steps"] == 20
+
+
+def test_a_validation_clip_that_cannot_be_read_is_said_once_and_not_counted(tmp_path, capfd):
+    changes = ["train.validation={use: tones, count: 4, first: 16, broken: [17]}", "train.epochs=2"]
+    summary = train(spec(*changes), tmp_path)
+    assert [row["clips"] for row in rows(tmp_path, "validation.jsonl")] == [3, 3]
+    assert summary["unreadable"] == {"tone-17": "M002 is broken"}
+    assert capfd.readouterr().err.count("tone-17: left out") == 1
+
+
+def test_what_another_process_could_not_read_is_said_too(tmp_path, monkeypatch):
+    real = module._Run._share_failed
+
+    def share(self):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(self.backend), "gather", lambda _, values: [*values, ("theirs", "M002 is broken")])
+            real(self)
+
+    monkeypatch.setattr(module._Run, "_share_failed", share)
+    summary = run(tmp_path, "train.epochs=1")
+    assert summary["unreadable"] == {"theirs": "M002 is broken"}
+    state = json.loads((checkpoints(tmp_path)[-1] / "state.json").read_text())
+    assert state["unreadable"] == summary["unreadable"]
+
+
+def test_the_end_of_a_run_is_told_its_last_step_and_the_best(tmp_path, monkeypatch):
+    told, manager = [], hooks.manager
+
+    class End:
+        @hooks.hookimpl
+        def run_end(self, summary):
+            told.append(summary)
+
+    def made():
+        found = manager()
+        found.register(End())
+        return found
+
+    losses = iter([3.0, 4.0])
+    monkeypatch.setattr(module.hooks, "manager", made)
+    monkeypatch.setattr(module.validate, "validate", lambda *_: {"loss": next(losses)})
+    run(tmp_path, *HELD_OUT, "train.epochs=2")
+    assert told == [{"step": 8, "skipped": 0, "best": {"step": 4, "by": "loss", "value": 3.0}}]
 
 
 def test_a_whole_batch_that_cannot_be_read_is_filled_up(tmp_path):

@@ -7,7 +7,7 @@ A checkpoint is a folder ``step-00000200``:
 | ``trained.safetensors`` | trained parameters and buffers (adapters, projector), nothing that is frozen |
 | ``spec.yaml`` | the filled-in spec, whose ``weights`` is that file: `lavcap caption --spec FOLDER/spec.yaml` uses it |
 | ``optimiser.pt`` | state of the optimiser |
-| ``state.json`` | the step, what was best so far, versions of all plugins in use, identity of the data |
+| ``state.json`` | the step, the best so far, unreadable clips, versions of all plugins in use, identity of the data |
 | ``SHA256SUMS`` | a digest of each of these, and in its first line one of the other lines |
 
 It is written under a temporary name, synced and renamed. A byte that changed afterwards is found when it is read.
@@ -148,9 +148,13 @@ def read(folder: Path) -> Checkpoint:
     return Checkpoint(folder, load_file(folder / TRAINED), optimiser, state)
 
 
-def prune(run: Path, keep: int, best: int | None) -> None:
-    """Removes all but the newest ``keep`` checkpoints and that of the step ``best``."""
-    for folder in checkpoints(run)[:-keep]:
+def prune(run: Path, keep: int, best: int | None, step: int) -> None:
+    """Removes all but the newest ``keep`` checkpoints up to ``step`` and that of the step ``best``.
+
+    What is newer than ``step`` is damaged: it must not push out the one that the run goes on from, and is left until
+    the run comes by and writes it anew.
+    """
+    for folder in [folder for folder in checkpoints(run) if folder.name <= f"step-{step:08d}"][:-keep]:
         if best is None or folder.name != f"step-{best:08d}":
             # Renamed first, so that one that is half removed is not taken for a checkpoint.
             doomed = folder.with_name(f".{folder.name}")

@@ -45,12 +45,15 @@ class Log:
         self._bar: Any = None
         self._began, self._clips, self._seen = time.monotonic(), 0, 0
 
-    def start(self, step: int, settings: Mapping[str, Any]) -> None:
-        """Begins at a step; what a run that was killed had written of later steps is taken back."""
+    def start(self, step: int, settings: Mapping[str, Any], owed: bool = False) -> None:
+        """Begins at a step; what a run that was killed had written of later steps is taken back.
+
+        ``owed`` says that the step's validation is still to come.
+        """
         if self.silent:
             return
         _forget(self.folder / LOG, lambda row: row["step"] < step)
-        _forget(self.folder / VALIDATION, lambda row: row["step"] <= step)
+        _forget(self.folder / VALIDATION, lambda row: row["step"] < step + (not owed))
         for tracker in self._trackers:
             tracker.store_init_configuration(_flat(settings))
         if not self.quiet and sys.stderr.isatty():

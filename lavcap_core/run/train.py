@@ -128,7 +128,7 @@ def train(spec: Spec, folder: str | Path, *, resume: bool = False, quiet: bool =
             return run.go(events)
     finally:
         run.log.close()
-        events.hook.run_end(verb="train", summary={"step": run.step, "skipped": run.skipped, **run.best})
+        events.hook.run_end(verb="train", summary={"step": run.step, "skipped": run.skipped, "best": run.best})
 
 
 @dataclass
@@ -153,6 +153,7 @@ class _Run:
     skipped: int = 0
     _in_a_row: int = 0
     _aligned: bool = False
+    _owed: bool = False  # a validation of the step that is saved
     _failed: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -189,7 +190,9 @@ class _Run:
 
     def go(self, events: Any) -> dict[str, Any]:
         """All steps that are left."""
-        self.log.start(self.step, self.spec.filled())
+        self.log.start(self.step, self.spec.filled(), self._owed)
+        if self._owed:
+            self._judge()
         loader = Loader(self._read, len(self.data.names), self.settings.workers)
         for loaded in loader(self._jobs()):
             self._note_failed(loaded)
@@ -215,10 +218,18 @@ class _Run:
 
     def _note_failed(self, loaded: Loaded) -> None:
         for index, reason in loaded.failed:
-            name = self.data.names[index]
-            if name not in self._failed:
-                self._failed[name] = reason
-                self.log.say(f"{name}: left out, since it can't be read: {reason}")
+            self._note(self.data.names[index], reason)
+
+    def _note(self, name: str, reason: str) -> None:
+        """A clip that can't be read is said once."""
+        if name not in self._failed:
+            self._failed[name] = reason
+            self.log.say(f"{name}: left out, since it can't be read: {reason}")
+
+    def _share_failed(self) -> None:
+        """Tells all processes what each could not read; all call it at the same points."""
+        for name, reason in self.backend.gather(sorted(self._failed.items())):
+            self._note(name, reason)
 
     # --- one step ----------------------------------------------------------------------------------------------------
 
@@ -235,6 +246,10 @@ class _Run:
         for batch in batches:
             terms += self._forward_backward(batch.to(self.backend.device), totals)
         terms = self.backend.sum(terms).cpu()
+        if self.settings.best == "alignment" and self.held_out is not None and not self._aligned:
+            raise _no_best("alignment", ["loss", "caption"])  # only an aligner that has run shows that it has no loss
+        if step == 0:
+            self._store_spec()
         norm = float(self.backend.gradients(self.model, self.settings.clip))
         row = {"step": step, "epoch": step // self.plan.epoch, "lr": self.settings.lr * share}
         loss = float(terms.sum())
@@ -277,24 +292,35 @@ class _Run:
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 
+    def _store_spec(self) -> None:
+        """Once the first loss is there: a run that failed before must not stand in the way of its own correction."""
+        if self.backend.index == 0:
+            replace_text(self.folder / "spec.yaml", checkpoint.spec_text(self.spec, self.spec.pipeline.weights))
+
     def _keep(self, step: int) -> None:
-        judged = self.held_out is not None and self.plan.ends(step, self.plan.validate)
-        if judged:
-            self._validate()
-        if judged or self.plan.ends(step, self.plan.save):
+        self._owed = self.held_out is not None and self.plan.ends(step, self.plan.validate)
+        if self._owed or self.plan.ends(step, self.plan.save):
             self._save()
+        if self._owed:
+            self._judge()
+
+    def _judge(self) -> None:
+        """Validates what is saved already, so that an error costs no step; a resumed run makes up for it."""
+        self._validate()
+        self._owed = False
+        self._save()
 
     def _validate(self) -> None:
         assert self.held_out is not None
         row = validate.validate(
-            self.spec, self.recipe, self.model, self.held_out, self.backend, self.settings, self.log.say
+            self.spec, self.recipe, self.model, self.held_out, self.backend, self.settings, self.log.say, self._note
         )
         row = {"step": self.step, "epoch": self.step / self.plan.epoch, **row}
         self.log.validation(row)
         value = row.get(self.settings.best)
         if value is None:
             if self.settings.best in _TERMS:
-                raise _no_best(self.settings.best, [name for name in row if name not in ("step", "epoch")])
+                raise _no_best(self.settings.best, [name for name in row if name not in ("step", "epoch", "clips")])
             return  # its metric failed, which the log says: this checkpoint is not judged
         # Of a term of the loss the lowest is best, of a score the highest.
         sign = -1 if self.settings.best in _TERMS else 1
@@ -302,19 +328,26 @@ class _Run:
             self.best = {"step": self.step, "by": self.settings.best, "value": value}
 
     def _save(self) -> None:
+        self._share_failed()
         trained = self.backend.trained(self.model)
         optimiser = self.backend.optimiser_state(self.model, self.optimiser)
         if self.backend.index == 0:
             checkpoint.save(self.folder, self.spec, trained, optimiser, self._state())
-            _point(self.folder, self.best)
-            checkpoint.prune(self.folder, self.settings.keep, self.best.get("step"))
+            self._tidy()
         self.backend.barrier()
+
+    def _tidy(self) -> None:
+        _point(self.folder, self.best)
+        if not self._owed:  # this checkpoint is going to be replaced: until then the one before is kept
+            checkpoint.prune(self.folder, self.settings.keep, self.best.get("step"), self.step)
 
     def _state(self) -> dict[str, Any]:
         return {
             "step": self.step,
             "best": self.best,
             "skipped": self.skipped,
+            "owed": self._owed,
+            "unreadable": self._failed,
             "clips_per_step": self.sampler.size,
             "data": _names_hash(self.data.names),
             "versions": self.spec.versions(),
@@ -339,11 +372,12 @@ class _Run:
             raise error.at(file=str(found.folder)) from None
         self.backend.load_optimiser(self.model, self.optimiser, found.optimiser)
         self.step, self.best, self.skipped = found.step, found.state["best"], found.state["skipped"]
+        self._owed, self._failed = found.state.get("owed", False), dict(found.state.get("unreadable", {}))
         if self.backend.index == 0:
-            _point(self.folder, self.best)
-            checkpoint.prune(self.folder, self.settings.keep, self.best.get("step"))
+            self._tidy()
 
     def _summary(self) -> dict[str, Any]:
+        self._share_failed()
         judged, steps = rows(self.folder / VALIDATION), rows(self.folder / LOG)
         last = steps[-1] if steps else {}
         summary = {
@@ -353,7 +387,7 @@ class _Run:
             "validation": judged[-1] if judged else None,
             "best_validation": next((row for row in judged if row["step"] == self.best.get("step")), None),
             "skipped": self.skipped,
-            "unreadable": self._failed,
+            "unreadable": dict(sorted(self._failed.items())),
             "trained": sum(p.numel() for p in self.recipe.parameters() if p.requires_grad),
         }
         if self.backend.index == 0:
@@ -362,7 +396,7 @@ class _Run:
 
 
 def begin(folder: Path, spec: Spec, resume: bool, backend: Backend) -> None:
-    """Makes the folder of a run, or sees that it is one of this spec.
+    """Makes the folder of a run, or sees that it is one of this spec; `spec.yaml` in it says that a run was begun.
 
     Raises:
         RunError: C021 if it holds a run and ``resume`` is off; C022 if that run had another spec.
@@ -373,26 +407,33 @@ def begin(folder: Path, spec: Spec, resume: bool, backend: Backend) -> None:
         if not resume:
             help = "go on with --resume, or choose another --out"
             raise RunError("C021", f"the folder {folder} holds a run already", help=help)
-        changed = _changes(file.read_text(encoding="utf-8"), text)
+        changed = _changes(file, text)
         if changed:
             help = "resume with the spec as it was, or choose another --out"
             raise RunError("C022", f"the run in {folder} has another spec: {', '.join(changed)} changed", help=help)
-    backend.barrier()
-    if backend.index == 0 and not file.exists():
+    if backend.index == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        replace_text(file, text)
     backend.barrier()
 
 
-def _changes(old: str, new: str) -> list[str]:
-    """Keys by which two filled-in specs differ, but for what makes no difference to the numbers."""
+def _changes(file: Path, new: str) -> list[str]:
+    """Keys by which a run's spec differs from another, but for what makes no difference to the numbers.
+
+    Raises:
+        RunError: C022 if the file is not a run's.
+    """
 
     def read(text: str) -> dict[str, Any]:
         values = {key: json.loads(value) for key, _, value in (line.partition(": ") for line in text.splitlines())}
         values["train"] = {k: v for k, v in values["train"].items() if k not in (*MAY_CHANGE, *_SIZES)}
         return {name: value for name, value in values.items() if name not in ("backend", "generate")}
 
-    before, after = read(old), read(new)
+    try:
+        before = read(file.read_text(encoding="utf-8"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        help = "choose another --out"
+        raise RunError("C022", "is not the spec of a training run", help=help, file=str(file)) from None
+    after = read(new)
     return [
         f"{name}.{key}" if isinstance(before.get(name), dict) and isinstance(after.get(name), dict) else name
         for name in sorted(before.keys() | after.keys())

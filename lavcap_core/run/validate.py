@@ -21,6 +21,7 @@ from lavcap_core.spec import Spec
 __all__ = ["validate"]
 
 Say = Callable[[str], None]
+Note = Callable[[str, str], None]
 
 
 @torch.no_grad()
@@ -32,6 +33,7 @@ def validate(
     backend: Backend,
     settings: TrainConfig,
     say: Say = lambda line: None,
+    note: Note = lambda name, reason: None,
 ) -> dict[str, float]:
     """Loss of held-out clips, and the scores of their captions.
 
@@ -39,27 +41,29 @@ def validate(
 
     Returns:
         ``loss``, ``caption`` (mean cross-entropy per token), ``alignment`` (mean over clips with both modalities), and
-        the chosen metrics' scores; a metric that can't be computed is told to ``say``, and left out.
+        the chosen metrics' scores; a metric that can't be computed is told to ``say``, and left out. ``clips`` is how
+        many were judged; one that can't be read is told to ``note``, with the reason, by the process that met it.
     """
     model.eval()
-    sums = torch.zeros(5, dtype=torch.float64)
+    sums = torch.zeros(6, dtype=torch.float64)
     captions: dict[int, str] = {}
-    for clips, batch in _batches(recipe, data, backend, settings):
+    for indices, batch in _batches(recipe, data, backend, settings, note):
         backend.seed(settings.seed)
         moved = batch.to(backend.device)
         with backend.autocast():
             sums += _sums(model(moved), moved)
         backend.mark()
         if settings.metrics:
-            captions |= dict(zip(clips, _captions(spec, recipe, moved, backend), strict=False))
-    caption, tokens, alignment, pairs, aligned = backend.sum(sums).tolist()
+            captions |= dict(zip(indices, _captions(spec, recipe, moved, backend), strict=False))
+    caption, tokens, alignment, pairs, aligned, judged = backend.sum(sums).tolist()
     terms = {"caption": caption / max(tokens, 1.0)}
     if aligned:
         terms["alignment"] = alignment / max(pairs, 1.0)
-    return {"loss": sum(terms.values()), **terms, **_scores(captions, data, backend, settings.metrics, say)}
+    scores = _scores(captions, data, backend, settings.metrics, say)
+    return {"clips": round(judged), "loss": sum(terms.values()), **terms, **scores}
 
 
-def _batches(recipe: Captioner, data: Dataset, backend: Backend, settings: TrainConfig) -> Any:
+def _batches(recipe: Captioner, data: Dataset, backend: Backend, settings: TrainConfig, note: Note) -> Any:
     """Indices and batch, of this process's part."""
     sampler = Sampler(data.lengths, settings.batch, 1, backend.processes, bucket=0)
     count = len(data.names)
@@ -68,7 +72,9 @@ def _batches(recipe: Captioner, data: Dataset, backend: Backend, settings: Train
     jobs = (Job(step, sampler.share(clips, backend.index)) for step, clips in enumerate(steps))
     loader = Loader(lambda index, _: data.read(index, recipe, (settings.seed, 2, index)), count, settings.workers)
     for loaded in loader(jobs):
-        failed = {index for index, _ in loaded.failed}
+        failed = dict(loaded.failed)
+        for index, why in failed.items():
+            note(data.names[index], why)
         for clips, batch in zip(loaded.job.clips, loaded.batches, strict=True):
             yield [index for index in clips if index not in failed], batch
 
@@ -79,7 +85,8 @@ def _sums(found: Any, batch: Batch) -> Tensor:
 
     caption, tokens, pairs = total(found.caption), total(found.tokens), total(batch.pairs())
     alignment = torch.zeros_like(pairs) if found.alignment is None else total(found.alignment)
-    return torch.stack([caption, tokens, alignment, pairs, torch.full_like(pairs, found.alignment is not None)])
+    aligned, clips = torch.full_like(pairs, found.alignment is not None), batch.weights.cpu().double().sum()
+    return torch.stack([caption, tokens, alignment, pairs, aligned, clips])
 
 
 def _captions(spec: Spec, recipe: Captioner, batch: Batch, backend: Backend) -> list[str]:

@@ -18,7 +18,7 @@ from lavcap_core.run.sweep.work import Place, status
 __all__ = ["gather", "markdown", "text", "write"]
 
 _BEST = "best_validation"
-_OTHER = ("step", "epoch", "alignment")
+_OTHER = ("step", "epoch", "clips", "alignment")
 """What a validation says besides losses and metrics; `caption` is what rows with and without an OT loss share."""
 
 Table = dict[str, Any]
