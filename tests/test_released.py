@@ -23,7 +23,8 @@ from lavcap_core.cli import main
 from lavcap_core.data import collate
 from lavcap_core.errors import LavcapError
 from lavcap_core.pipeline import load
-from lavcap_core.run.released import ced, files
+from lavcap_core.run.released import files
+from lavcap_core.run.released.ced import apart
 from lavcap_core.testing.clips import tone, write_clip
 from lavcap_core.tuning import load_trained, trained_state
 
@@ -447,8 +448,8 @@ def test_what_cannot_be_written_is_said_in_a_line(home, model, tmp_path, capsys)
 
 
 def test_what_is_not_a_number_is_apart():
-    assert ced.apart(torch.full((3,), float("nan")), torch.ones(3))
-    assert not ced.apart(torch.ones(3), torch.ones(3))
+    assert apart(torch.full((3,), float("nan")), torch.ones(3))
+    assert not apart(torch.ones(3), torch.ones(3))
 
 
 def test_nothing_is_overwritten(home, model, tmp_path, capsys):
