@@ -380,6 +380,7 @@ def test_weights_and_attributes_change_the_keys(models, base_keys, changed, chan
         (write_clip, write_picture),
         (Path("a"), Path("b")),
         (nn.ReLU, nn.GELU),
+        (np.float32(1), np.float32(2)),
         (np.array(["a"]), np.array(["b"])),
         (np.array([None, "a"], dtype=object), np.array([None, "b"], dtype=object)),
     ],

@@ -158,6 +158,8 @@ def _plain(value: Any) -> Any:
         return {name: getattr(value, name) for name in type(value).model_fields}
     if is_dataclass(value):
         return {entry.name: getattr(value, entry.name) for entry in fields(value)}
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, np.ndarray):
         return torch.from_numpy(np.ascontiguousarray(value)) if value.dtype.kind in "biufc" else value.tolist()
     if isinstance(value, set | frozenset):
