@@ -246,8 +246,7 @@ class _Run:
         for batch in batches:
             terms += self._forward_backward(batch.to(self.backend.device), totals)
         terms = self.backend.sum(terms).cpu()
-        if self.settings.best == "alignment" and self.held_out is not None and not self._aligned:
-            raise _no_best("alignment", ["loss", "caption"])  # only an aligner that has run shows that it has no loss
+        self._require_alignment(batches)
         if step == 0:
             self._store_spec()
         norm = float(self.backend.gradients(self.model, self.settings.clip))
@@ -260,6 +259,12 @@ class _Run:
         self._in_a_row = 0
         self.backend.step(self.optimiser)
         return {**row, "loss": loss, "caption": float(terms[0]), "alignment": aligned, "norm": norm}
+
+    def _require_alignment(self, batches: Sequence[Batch]) -> None:
+        """Only an aligner that has run, on clips with both modalities, shows whether it has a loss."""
+        wanted = self.settings.best == "alignment" and self.held_out is not None and not self._aligned
+        if wanted and (self.recipe.aligner is None or any(bool(batch.pairs().any()) for batch in batches)):
+            raise _no_best("alignment", ["loss", "caption"])
 
     def _forward_backward(self, batch: Batch, totals: Tensor) -> Tensor:
         """Adds the gradient of a batch's part of the loss (eq. 9); gives both of its terms.
